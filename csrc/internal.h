@@ -1,0 +1,260 @@
+/* internal.h - what plan.c, run.c and the op files share: the structs behind the opaque types.
+ *
+ * A plan is a list of ops over buffers. Ops are cut into *passes* (an op forward, backward, ...), passes
+ * into *jobs* (passes that a tile runs one after the other), jobs into *phases*: all tiles of a phase may
+ * run at once, and a phase begins when the one before is done. Tile shapes depend on the plan alone,
+ * never on the number of threads: that is what makes results the same bits everywhere.
+ */
+#ifndef FN_INTERNAL_H
+#define FN_INTERNAL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+
+#include "fastnet.h"
+
+enum { FN_PAD = 16, FN_MAX_ATTRIBUTES = 8, FN_NAME = 24 };
+
+/* What a kernel is asked to do: rows [r0, r1), columns or slices [c0, c1) of its op. */
+typedef struct {
+    int r0, r1, c0, c1;
+    int ahead;  /* 1: the rows of the next minibatch (sources are read one step early) */
+    int thread; /* which per-thread scratch is mine */
+} fn_tile;
+
+typedef struct {
+    fn_dtype dtype;
+    int rank;
+    int64_t shape[FN_MAX_RANK];
+    int64_t cols;         /* product of shape */
+    int64_t ld;           /* elements from row to row: cols, padded to FN_PAD */
+    int alias;            /* the buffer whose memory this one uses, or itself */
+    int copies;           /* 2: filled one step ahead, so two minibatches live at once */
+    int producer;         /* op that writes it, or -1 */
+    int consumers;
+    bool gradient;        /* backward passes write its gradient */
+    size_t offset, gradient_offset, copy_bytes;
+} fn_buffer;
+
+typedef enum { FN_LAYOUT_PLAIN, FN_LAYOUT_PANELS } fn_layout;
+
+/* One parameter: canonical shape outside; inside either plain, or (k, n) in panels of 2 * lanes columns
+ * ([panel][k][width], the last panel may be `lanes` wide), padded with zeros. */
+typedef struct {
+    int rank, decay, trainable;
+    int64_t shape[FN_MAX_RANK], count;
+    fn_layout layout;
+    int users;           /* ops that use it */
+    size_t offset, size; /* floats in the block */
+} fn_param;
+
+typedef struct fn_op fn_op;
+typedef struct fn_call fn_call;
+
+typedef enum { FN_ATTR_NUMBER, FN_ATTR_ACTIVATION, FN_ATTR_LOSS, FN_ATTR_METRIC } fn_attr_kind;
+
+typedef struct {
+    char name[FN_NAME];
+    fn_attr_kind kind;
+    double fallback;
+} fn_attribute;
+
+enum {
+    FN_SOURCE = 1,       /* reads rows of a source; may run one step ahead */
+    FN_ELEMENTWISE = 2,  /* column c of the output needs column c of the input only; may work in place */
+    FN_NEEDS_OUTPUT = 4, /* backward reads the output */
+    FN_NEEDS_INPUT = 8,  /* backward reads the input's columns, padding never */
+    FN_WHOLE_BATCH = 16, /* forward needs all rows at once: ends a segment */
+    FN_STOP = 32         /* the run ends here and is taken up again by the next call */
+};
+
+/* One op of ops.def, as compiled for one SIMD level. Functions that an op has no use for are NULL. */
+typedef struct {
+    const fn_attribute *attributes;
+    int n_attributes, min_inputs, max_inputs, n_outputs, max_params;
+    unsigned flags;
+    /* Sizes and parameters, once shapes are known: NULL, or what is wrong (a static text). */
+    const char *(*check)(fn_plan *plan, fn_op *op);
+    void (*forward)(const fn_call *call, const fn_op *op, fn_tile tile);
+    /* Once a minibatch, before forward: slices [c0, c1) of a copy of the weights (op->copy_bytes). */
+    void (*prepare)(const fn_call *call, const fn_op *op, fn_tile tile);
+    /* Gradients of the inputs from the gradient of the output. */
+    void (*backward)(const fn_call *call, const fn_op *op, fn_tile tile);
+    /* Slices [c0, c1) of the parameter gradients over all rows, each handed to fn_sink. */
+    void (*update)(const fn_call *call, const fn_op *op, fn_tile tile);
+    /* Once a minibatch: sums over its rows, in order. */
+    void (*finish)(const fn_call *call, const fn_op *op);
+} fn_op_impl;
+
+struct fn_op {
+    int kind, layer;
+    const fn_op_impl *impl;
+    int n_in, n_out, n_params;
+    int in[FN_MAX_INPUTS], out[FN_MAX_INPUTS], params[FN_MAX_INPUTS];
+    double attr[FN_MAX_ATTRIBUTES];
+    unsigned flags;     /* impl->flags, narrowed by check */
+    double flops;       /* per row, forward */
+    int slices;         /* update tiles; prepare tiles as well */
+    bool wide;          /* forward is cut by columns as well as by rows */
+    bool sgemm;         /* matrix products by OpenBLAS */
+    bool propagate;     /* the gradient of in[0] is wanted */
+    size_t scratch;     /* floats a thread needs while it runs this op */
+    size_t state;       /* doubles kept per run (metrics), at state_offset in work */
+    size_t state_offset;
+    size_t copy_offset; /* bytes in the arena of a row-major weight copy (sgemm), or 0 */
+    size_t copy_bytes;
+};
+
+typedef enum { FN_PREPARE, FN_FORWARD, FN_BACKWARD, FN_UPDATE, FN_FINISH, FN_FLAT_NORM, FN_FLAT_APPLY } fn_pass_kind;
+
+typedef struct {
+    fn_pass_kind kind;
+    int op;
+} fn_pass;
+
+/* Tiles of a job: row blocks x column blocks, or slices, or one. */
+typedef struct {
+    int first, count;  /* its passes */
+    int row_block;     /* rows in a tile; 0: all of them */
+    int col_block, cols; /* columns in a tile, and in all; 0: tiles span all columns */
+    int slices;        /* > 0: one tile a slice */
+    int ahead;
+} fn_job;
+
+typedef struct {
+    int first, count; /* its jobs */
+    bool prologue;    /* only before the first minibatch of a run */
+    bool apply;       /* runs in apply_only calls */
+    bool stop;        /* return to the caller when reached */
+    double flops;     /* per row, all tiles */
+} fn_phase;
+
+enum { FN_MAX_OPS = 4096, FN_MAX_PHASE_TILES = 65535, FN_FLAT_SLICE = 16384 };
+
+struct fn_plan {
+    fn_plan_options options;
+    const struct fn_level *level;
+    fn_buffer *buffers;
+    fn_param *params;
+    fn_op *ops;
+    fn_pass *passes;
+    fn_job *jobs;
+    fn_phase *phases;
+    int n_buffers, n_params, n_ops, n_passes, n_jobs, n_phases, n_sources;
+    size_t param_size;   /* floats in the block of all parameters */
+    size_t arena_bytes;
+    size_t scratch;      /* floats a thread needs */
+    size_t state;        /* doubles of all metrics and losses */
+    size_t max_slices;   /* flat slices */
+    bool finished, flat, stops;
+    double step_flops;   /* per row: all phases */
+    char error[256];
+};
+
+struct fn_params {
+    float *block[4]; /* weights, slot 1, slot 2, gradients; NULL until needed */
+    fn_param *params;
+    int n_params, lanes;
+    size_t size;
+    atomic_bool risky; /* a weight may be NaN or infinite: no zero input may be skipped */
+};
+
+struct fn_work {
+    char *arena;       /* 64-byte aligned */
+    float *scratch;    /* per thread */
+    double *state;     /* losses and metrics */
+    double *norms;     /* partial sums of squares, one a flat slice */
+    void **views;      /* a buffer's first row, when it reads a source in place; else NULL */
+    int64_t *view_ld;
+    size_t scratch_stride;
+    int max_threads;
+    int resume_phase;  /* after a stop op */
+    int64_t resume_step;
+};
+
+/* The optimizer's numbers for one step; [0] for biases, [1] for kernels (decay applies). */
+typedef struct {
+    float rate, momentum, beta_1, beta_2, rho, epsilon;
+    float decay, l1, l2, clip, scale; /* scale: global norm clipping */
+    bool plain;                       /* no decay, l1, l2, clip or scale */
+} fn_hyper;
+
+typedef struct {
+    int slots;
+    void (*apply)(const fn_hyper *h, int64_t n, const float *g, float *w, float *s1, float *s2);
+    /* the same with g = x[k] * dz for `rows` rows of `width` weights: no gradient in memory */
+    void (*rank1)(const fn_hyper *h, int64_t rows, int width, const float *x, const float *dz, float *w,
+                  float *s1, float *s2);
+    bool idle; /* a zero gradient changes nothing when `plain` */
+} fn_optimizer_kernel;
+
+struct fn_call {
+    const fn_plan *plan;
+    fn_params *params;
+    fn_work *work;
+    const fn_run_args *args;
+    const fn_optimizer_kernel *optimizer;
+    int64_t step, n_steps;  /* of this call */
+    int rows, rows_ahead;   /* of this minibatch, of the next */
+    int64_t first, first_ahead; /* place of its first row in the order */
+    float inverse_weight;   /* 1 / sum of weights of this minibatch */
+    fn_hyper hyper[2];
+    int phase;
+    bool diverged_now;
+    atomic_bool diverged;
+    atomic_llong bad;       /* place of the first bad row read, or -1 */
+    atomic_int bad_source;
+    fn_result *result;
+};
+
+/* One SIMD level: the kernels of ops.def and of the optimizers, compiled for it. */
+typedef struct fn_level {
+    const char *name;
+    int lanes, row_tile;
+    double gflops; /* what one core reaches, roughly: for the cost model */
+    const fn_op_impl *const *ops;
+    const fn_optimizer_kernel *optimizers;
+    void (*vmath)(const char *function, int64_t n, const float *x, float *y);
+    double (*fma_peak)(double seconds);
+} fn_level;
+
+const fn_level *fn_level_current(void);
+int fn_table_find(const char *table, const char *name);
+
+void *fn_alloc(size_t bytes); /* zeroed, 64-byte aligned, or NULL */
+void fn_free(void *memory);
+void *fn_grow(void *array, int *capacity, int count, size_t item); /* room for one more */
+
+const char *fn_plan_phases(fn_plan *plan);
+int fn_job_tiles(const fn_job *job, int rows);
+int fn_panel_width(int64_t n, int64_t column, int lanes);
+
+/* Row `row` of a buffer of this minibatch (or the next one, when ahead). */
+static inline char *fn_row_bytes(const fn_call *call, int buffer, int row, int ahead, size_t size) {
+    const fn_buffer *b = &call->plan->buffers[buffer];
+    if (call->work->views[buffer])
+        return (char *)call->work->views[buffer] + (size_t)row * (size_t)call->work->view_ld[buffer] * size;
+    const size_t copy = b->copies == 2 ? (size_t)((call->step + ahead) & 1) * b->copy_bytes : 0;
+    return call->work->arena + b->offset + copy + (size_t)row * (size_t)b->ld * size;
+}
+static inline float *fn_row(const fn_call *call, int buffer, int row) {
+    return (float *)fn_row_bytes(call, buffer, row, 0, sizeof(float));
+}
+static inline int64_t fn_ld(const fn_call *call, int buffer) {
+    return call->work->views[buffer] ? call->work->view_ld[buffer] : call->plan->buffers[buffer].ld;
+}
+static inline float *fn_gradient_row(const fn_call *call, int buffer, int row) {
+    const fn_buffer *b = &call->plan->buffers[buffer];
+    return (float *)(call->work->arena + b->gradient_offset) + (size_t)row * (size_t)b->ld;
+}
+static inline float *fn_weights(const fn_call *call, const fn_op *op, int i) {
+    return call->params->block[0] + call->plan->params[op->params[i]].offset;
+}
+static inline float *fn_scratch(const fn_call *call, fn_tile tile) {
+    return call->work->scratch + (size_t)tile.thread * call->work->scratch_stride;
+}
+
+/* A finished piece of gradient of a parameter: applied at once, or written to the flat buffer. */
+void fn_sink(const fn_call *call, int param, size_t at, int64_t n, const float *g);
+
+#endif

@@ -1,0 +1,83 @@
+/* optimizers.c - optimizers.def expanded into loops over a slice of weights, once per SIMD level. */
+#include "kernels/level.h"
+
+typedef struct {
+    vf rate, momentum, beta_1, beta_2, rho, epsilon;
+} numbers;
+
+FN_INLINE numbers broadcast(const fn_hyper *h) {
+    return (numbers){v_set(h->rate), v_set(h->momentum), v_set(h->beta_1), v_set(h->beta_2), v_set(h->rho), v_set(h->epsilon)};
+}
+
+typedef void step_function(const numbers *m, vf g, vf *w, vf *a, vf *b);
+
+/* Clipping, then L1 and L2 join the gradient; decoupled decay shrinks the weight. */
+FN_INLINE vf regularise(const fn_hyper *h, vf g, vf *w) {
+    g = v_min(v_max(g * h->scale, v_set(-h->clip)), v_set(h->clip));
+    const vf zero = v_set(0);
+    const vf sign = (vf)((*w > zero) & v_bits(v_set(1))) - (vf)((*w < zero) & v_bits(v_set(1)));
+    g += h->l1 * sign + h->l2 * *w;
+    *w -= h->decay * *w;
+    return g;
+}
+
+FN_INLINE void step_vector(const fn_hyper *h, const numbers *m, step_function *step, int slots, bool plain, vf g, float *w, float *s1, float *s2) {
+    vf weight = v_load(w), a = v_set(0), b = v_set(0);
+    if (slots > 0) a = v_load(s1);
+    if (slots > 1) b = v_load(s2);
+    if (!plain) g = regularise(h, g, &weight);
+    step(m, g, &weight, &a, &b);
+    v_store(w, weight);
+    if (slots > 0) v_store(s1, a);
+    if (slots > 1) v_store(s2, b);
+}
+
+FN_INLINE void apply_slice(const fn_hyper *h, step_function *step, int slots, bool plain, int64_t n, const float *g, float *w, float *s1, float *s2) {
+    const numbers m = broadcast(h);
+    for (int64_t i = 0; i < n; i += LANES)
+        step_vector(h, &m, step, slots, plain, v_load(g + i), w + i, slots > 0 ? s1 + i : NULL, slots > 1 ? s2 + i : NULL);
+}
+
+/* The gradient of a batch of one row: x[k] * dz, never in memory. + 0 makes a product of -0 the +0 that the
+ * sum over a batch gives. */
+FN_INLINE void apply_rank1(const fn_hyper *h, step_function *step, int slots, bool plain, bool skip_zeros, int64_t rows, int width, const float *x, const float *dz, float *w, float *s1, float *s2) {
+    const numbers m = broadcast(h);
+    for (int64_t k = 0; k < rows; k++) {
+        if (skip_zeros && x[k] == 0) continue;
+        const vf s = v_set(x[k]);
+        for (int j = 0; j < width; j += LANES) {
+            const int64_t i = k * width + j;
+            step_vector(h, &m, step, slots, plain, v_fma(s, v_load(dz + j), v_set(0)), w + i, slots > 0 ? s1 + i : NULL, slots > 1 ? s2 + i : NULL);
+        }
+    }
+}
+
+#define FN_OPTIMIZER(name, slots, idle, ...)                                                             \
+    FN_INLINE void name##_step(const numbers *m, vf g, vf *weight, vf *slot1, vf *slot2) {               \
+        const vf rate = m->rate, momentum = m->momentum, beta_1 = m->beta_1, beta_2 = m->beta_2;         \
+        const vf rho = m->rho, epsilon = m->epsilon;                                                     \
+        vf w = *weight, a = *slot1, b = *slot2;                                                          \
+        __VA_ARGS__                                                                                      \
+        *weight = w, *slot1 = a, *slot2 = b;                                                             \
+        (void)rate, (void)momentum, (void)beta_1, (void)beta_2, (void)rho, (void)epsilon;                \
+    }                                                                                                    \
+    static void name##_apply(const fn_hyper *h, int64_t n, const float *g, float *w, float *s1, float *s2) { \
+        if (h->plain)                                                                                    \
+            apply_slice(h, name##_step, slots, true, n, g, w, s1, s2);                                   \
+        else                                                                                             \
+            apply_slice(h, name##_step, slots, false, n, g, w, s1, s2);                                  \
+    }                                                                                                    \
+    static void name##_rank1(const fn_hyper *h, int64_t rows, int width, const float *x, const float *dz, float *w, float *s1, float *s2) { \
+        if (h->plain)                                                                                    \
+            apply_rank1(h, name##_step, slots, true, idle, rows, width, x, dz, w, s1, s2);               \
+        else                                                                                             \
+            apply_rank1(h, name##_step, slots, false, false, rows, width, x, dz, w, s1, s2);             \
+    }
+#include "optimizers.def"
+#undef FN_OPTIMIZER
+
+#define FN_OPTIMIZER(name, slots, idle, ...) {slots, name##_apply, name##_rank1, idle},
+const fn_optimizer_kernel FN_LEVELED(optimizers)[] = {
+#include "optimizers.def"
+};
+#undef FN_OPTIMIZER

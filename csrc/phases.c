@@ -1,0 +1,268 @@
+/* phases.c - cutting a checked plan into phases of tiles. Shapes decide, threads never do.
+ *
+ * Narrow ops run in a *chain*: a tile is a block of rows that goes through all of them, forward and back,
+ * while it is in cache. A wide dense op (its weights would not stay in cache beside the rows) is cut by
+ * columns as well, so that the core that updates a slice of weights also multiplies with it. Elementwise
+ * neighbours ride along on the tile of the op before them. Parameter gradients are cut into slices that own
+ * a piece of the weights and apply the optimizer at once.
+ */
+#include <string.h>
+
+#include "internal.h"
+
+typedef struct {
+    fn_plan *plan;
+    int pass_room, job_room, phase_room;
+    bool failed;
+} builder;
+
+static void add_pass(builder *b, fn_pass_kind kind, int op) {
+    fn_plan *plan = b->plan;
+    fn_pass *grown = fn_grow(plan->passes, &b->pass_room, plan->n_passes, sizeof *grown);
+    if (!grown) {
+        b->failed = true;
+        return;
+    }
+    plan->passes = grown;
+    plan->passes[plan->n_passes++] = (fn_pass){kind, op};
+    plan->jobs[plan->n_jobs - 1].count++;
+}
+
+static void open_phase(builder *b) {
+    fn_plan *plan = b->plan;
+    fn_phase *grown = fn_grow(plan->phases, &b->phase_room, plan->n_phases, sizeof *grown);
+    if (!grown) {
+        b->failed = true;
+        return;
+    }
+    plan->phases = grown;
+    plan->phases[plan->n_phases++] = (fn_phase){.first = plan->n_jobs};
+}
+
+static void open_job(builder *b, fn_job job) {
+    fn_plan *plan = b->plan;
+    fn_job *grown = fn_grow(plan->jobs, &b->job_room, plan->n_jobs, sizeof *grown);
+    if (!grown) {
+        b->failed = true;
+        return;
+    }
+    plan->jobs = grown;
+    job.first = plan->n_passes;
+    job.count = 0;
+    plan->jobs[plan->n_jobs++] = job;
+    plan->phases[plan->n_phases - 1].count++;
+}
+
+static int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+int fn_job_tiles(const fn_job *job, int rows) {
+    if (job->slices) return job->slices;
+    const int down = job->row_block ? ceil_div(rows, job->row_block) : 1;
+    return down * (job->col_block ? ceil_div(job->cols, job->col_block) : 1);
+}
+
+/* Rows in a tile of a chain: whole register tiles, about sixteen tiles a minibatch, at most 8 each. */
+static int chain_rows(const fn_plan *plan) {
+    const int tile = plan->level->row_tile;
+    int blocks = plan->options.max_rows / (16 * tile);
+    blocks = blocks < 1 ? 1 : blocks > 8 ? 8 : blocks;
+    return tile * blocks;
+}
+
+/* Rows in a tile of a wide op: half the minibatch at first, then 64. */
+static int grid_rows(const fn_plan *plan) {
+    const int rows = plan->options.max_rows;
+    return rows <= 8 ? rows : rows >= 128 ? 64 : ceil_div(rows, 2);
+}
+
+static fn_job grid_job(const fn_plan *plan, const fn_op *op, int64_t cols) {
+    fn_job job = {.row_block = grid_rows(plan), .cols = (int)cols};
+    const int panel = 2 * plan->level->lanes;
+    job.col_block = plan->options.max_rows == 1 ? 4 * panel : panel;
+    while ((int64_t)ceil_div(plan->options.max_rows, job.row_block) * ceil_div(job.cols, job.col_block) > FN_MAX_PHASE_TILES)
+        job.row_block *= 2;
+    if (op->sgemm) job.col_block = 0;
+    return job;
+}
+
+/* The chain that is being filled, opened when the first pass arrives. */
+typedef struct {
+    builder *b;
+    bool open;
+} chain;
+
+static void chain_pass(chain *c, fn_pass_kind kind, int op) {
+    if (!c->open) {
+        open_phase(c->b);
+        if (!c->b->failed) open_job(c->b, (fn_job){.row_block = chain_rows(c->b->plan)});
+        c->open = true;
+    }
+    if (!c->b->failed) add_pass(c->b, kind, op);
+}
+
+static bool follows(const fn_plan *plan, int op, int before) {
+    return plan->ops[op].n_in == 1 && plan->ops[op].in[0] == plan->ops[before].out[0];
+}
+
+/* An op forward, as a phase of its own; elementwise ops behind it ride along. Returns the last op taken. */
+static int wide_forward(builder *b, int i) {
+    fn_plan *plan = b->plan;
+    const fn_op *op = &plan->ops[i];
+    open_phase(b);
+    if (!b->failed) open_job(b, grid_job(plan, op, plan->buffers[op->out[0]].cols));
+    if (!b->failed) add_pass(b, FN_FORWARD, i);
+    while (!b->failed && i + 1 < plan->n_ops && (plan->ops[i + 1].flags & FN_ELEMENTWISE) && follows(plan, i + 1, i))
+        add_pass(b, FN_FORWARD, ++i);
+    return i;
+}
+
+static int wide_backward(builder *b, int i) {
+    fn_plan *plan = b->plan;
+    const fn_op *op = &plan->ops[i];
+    open_phase(b);
+    fn_job job = grid_job(plan, op, plan->buffers[op->in[0]].cols);
+    if (!op->sgemm && plan->options.max_rows > 1) job.col_block = 64;
+    if (!b->failed) open_job(b, job);
+    if (!b->failed) add_pass(b, FN_BACKWARD, i);
+    while (!b->failed && i > 0 && (plan->ops[i - 1].flags & FN_ELEMENTWISE) && plan->ops[i - 1].impl->backward && follows(plan, i, i - 1))
+        add_pass(b, FN_BACKWARD, --i);
+    return i;
+}
+
+static void prepare_phase(builder *b) {
+    fn_plan *plan = b->plan;
+    bool open = false;
+    for (int i = 0; i < plan->n_ops && !b->failed; i++) {
+        if (!plan->ops[i].copy_bytes) continue;
+        if (!open) open_phase(b);
+        open = true;
+        if (!b->failed) open_job(b, (fn_job){.slices = plan->ops[i].slices});
+        if (!b->failed) add_pass(b, FN_PREPARE, i);
+    }
+}
+
+static void forward_phases(builder *b, chain *c) {
+    fn_plan *plan = b->plan;
+    const bool train = plan->options.mode == FN_TRAIN;
+    for (int i = 0; i < plan->n_ops && !b->failed; i++) {
+        const fn_op *op = &plan->ops[i];
+        if (!op->impl->forward || ((op->flags & FN_SOURCE) && train)) {
+            if (op->flags & FN_STOP) {
+                open_phase(b);
+                if (!b->failed) plan->phases[plan->n_phases - 1].stop = true;
+                c->open = false;
+            }
+            continue;
+        }
+        if (train && op->wide) {
+            c->open = false;
+            i = wide_forward(b, i);
+        } else {
+            if (op->flags & FN_WHOLE_BATCH) c->open = false;
+            chain_pass(c, FN_FORWARD, i);
+            if (op->flags & FN_WHOLE_BATCH) {
+                plan->jobs[plan->n_jobs - 1].row_block = 0;
+                c->open = false;
+            }
+        }
+    }
+}
+
+static void backward_phases(builder *b, chain *c) {
+    fn_plan *plan = b->plan;
+    for (int i = plan->n_ops - 1; i >= 0 && !b->failed; i--) {
+        const fn_op *op = &plan->ops[i];
+        if (!op->impl->backward || !op->propagate) continue;
+        if (op->wide) {
+            c->open = false;
+            i = wide_backward(b, i);
+        } else {
+            chain_pass(c, FN_BACKWARD, i);
+        }
+    }
+    c->open = false;
+}
+
+static void source_job(builder *b, int ahead) {
+    fn_plan *plan = b->plan;
+    bool open = false;
+    for (int i = 0; i < plan->n_ops && !b->failed; i++) {
+        if (!(plan->ops[i].flags & FN_SOURCE)) continue;
+        if (!open) open_job(b, (fn_job){.row_block = plan->level->row_tile, .ahead = ahead});
+        open = true;
+        if (!b->failed) add_pass(b, FN_FORWARD, i);
+    }
+}
+
+static void finish_job(builder *b) {
+    fn_plan *plan = b->plan;
+    bool open = false;
+    for (int i = 0; i < plan->n_ops && !b->failed; i++) {
+        if (!plan->ops[i].impl->finish) continue;
+        if (!open) open_job(b, (fn_job){0});
+        open = true;
+        if (!b->failed) add_pass(b, FN_FINISH, i);
+    }
+}
+
+static void flat_phase(builder *b, fn_pass_kind kind) {
+    fn_plan *plan = b->plan;
+    int slices = 0;
+    for (int i = 0; i < plan->n_params; i++)
+        if (plan->params[i].trainable) slices += (int)((plan->params[i].size + FN_FLAT_SLICE - 1) / FN_FLAT_SLICE);
+    if (!slices || b->failed) return;
+    open_phase(b);
+    if (!b->failed) plan->phases[plan->n_phases - 1].apply = true;
+    if (!b->failed) open_job(b, (fn_job){.slices = slices});
+    if (!b->failed) add_pass(b, kind, -1);
+}
+
+/* Parameter gradients, the sums of the minibatch, and the rows of the next one: nothing here waits for
+ * anything else here. */
+static void update_phases(builder *b) {
+    fn_plan *plan = b->plan;
+    open_phase(b);
+    for (int i = 0; i < plan->n_ops && !b->failed; i++) {
+        const fn_op *op = &plan->ops[i];
+        if (!op->impl->update || !plan->buffers[op->out[0]].gradient || !op->slices) continue;
+        open_job(b, (fn_job){.slices = op->slices});
+        if (!b->failed) add_pass(b, FN_UPDATE, i);
+    }
+    if (!b->failed) source_job(b, 1);
+    if (!b->failed) finish_job(b);
+    if (plan->options.update == FN_UPDATE_FLAT) {
+        flat_phase(b, FN_FLAT_NORM);
+        flat_phase(b, FN_FLAT_APPLY);
+    }
+}
+
+/* Arithmetic per row, for the cost model: forward, the gradient of the weights and of the input. */
+static void count_flops(fn_plan *plan) {
+    plan->step_flops = 0;
+    for (int i = 0; i < plan->n_ops; i++) {
+        const fn_op *op = &plan->ops[i];
+        const bool trained = plan->options.mode == FN_TRAIN && op->n_out && plan->buffers[op->out[0]].gradient;
+        plan->step_flops += op->flops * (1 + (trained && op->n_params) + (trained && op->propagate));
+    }
+}
+
+const char *fn_plan_phases(fn_plan *plan) {
+    builder b = {.plan = plan};
+    chain c = {.b = &b};
+    if (plan->options.mode == FN_TRAIN) {
+        open_phase(&b);
+        if (!b.failed) plan->phases[0].prologue = true;
+        if (!b.failed) source_job(&b, 0);
+    }
+    if (!b.failed) prepare_phase(&b);
+    if (!b.failed) forward_phases(&b, &c);
+    if (!b.failed && plan->options.mode == FN_TRAIN) {
+        backward_phases(&b, &c);
+        if (!b.failed) update_phases(&b);
+    } else if (!b.failed && plan->options.mode == FN_EVALUATE) {
+        open_phase(&b);
+        if (!b.failed) finish_job(&b);
+    }
+    count_flops(plan);
+    return b.failed ? "out of memory" : NULL;
+}

@@ -1,0 +1,360 @@
+/* run.c - many minibatches in one call: prepare a minibatch, run its phases, go on to the next. */
+#include <math.h>
+#include <string.h>
+
+#include "internal.h"
+#include "parallel.h"
+
+/* ---- work ----------------------------------------------------------------------------------------- */
+
+fn_work *fn_work_new(const fn_plan *plan, int max_threads) {
+    fn_work *w = fn_alloc(sizeof *w);
+    if (!w) return NULL;
+    w->max_threads = max_threads;
+    w->scratch_stride = (plan->scratch + 63) / 64 * 64;
+    w->arena = fn_alloc(plan->arena_bytes);
+    w->scratch = fn_alloc(w->scratch_stride * (size_t)max_threads * sizeof(float));
+    w->state = fn_alloc((plan->state + 1) * sizeof(double));
+    w->norms = fn_alloc(plan->max_slices * sizeof(double));
+    w->views = fn_alloc((size_t)plan->n_buffers * sizeof *w->views);
+    w->view_ld = fn_alloc((size_t)plan->n_buffers * sizeof *w->view_ld);
+    if (!w->arena || !w->scratch || !w->state || !w->norms || !w->views || !w->view_ld) {
+        fn_work_free(w);
+        return NULL;
+    }
+    return w;
+}
+
+void fn_work_free(fn_work *w) {
+    if (!w) return;
+    fn_free(w->arena);
+    fn_free(w->scratch);
+    fn_free(w->state);
+    fn_free(w->norms);
+    fn_free(w->views);
+    fn_free(w->view_ld);
+    fn_free(w);
+}
+
+void *fn_work_buffer(fn_work *work, const fn_plan *plan, int buffer, int gradient) {
+    const fn_buffer *b = &plan->buffers[buffer];
+    if (gradient) return b->gradient ? work->arena + b->gradient_offset : NULL;
+    return work->arena + b->offset + (b->copies == 2 ? (size_t)(work->resume_step & 1) * b->copy_bytes : 0);
+}
+
+static const fn_op *metric_op(const fn_plan *plan, int metric) {
+    const int kind = fn_table_find("op", "metric");
+    for (int i = 0; i < plan->n_ops; i++)
+        if (plan->ops[i].kind == kind && metric-- == 0) return &plan->ops[i];
+    return NULL;
+}
+
+const double *fn_work_metric(const fn_work *work, const fn_plan *plan, int metric, int *n) {
+    const fn_op *op = metric_op(plan, metric);
+    *n = op ? (int)op->state : 0;
+    return op ? work->state + op->state_offset : NULL;
+}
+
+void fn_work_reset_metrics(fn_work *work, const fn_plan *plan) {
+    memset(work->state, 0, plan->state * sizeof(double));
+}
+
+/* ---- steps ---------------------------------------------------------------------------------------- */
+
+static fn_hyper hyper_of(const fn_call *call, bool kernel) {
+    const fn_optimizer *o = call->args->optimizer;
+    const double rate = call->args->rates[call->step], t = (double)(call->args->step + call->step + 1);
+    fn_hyper h = {.rate = (float)rate, .momentum = (float)o->momentum, .beta_1 = (float)o->beta_1, .beta_2 = (float)o->beta_2, .rho = (float)o->rho, .epsilon = (float)o->epsilon, .scale = 1, .clip = o->clipvalue > 0 ? (float)o->clipvalue : INFINITY};
+    if (o->beta_2 > 0) h.rate = (float)(rate * sqrt(1 - pow(o->beta_2, t)) / (1 - pow(o->beta_1, t)));
+    if (kernel) {
+        h.decay = (float)(rate * o->weight_decay);
+        h.l1 = (float)o->l1;
+        h.l2 = (float)(2 * o->l2);
+    }
+    h.plain = h.decay == 0 && h.l1 == 0 && h.l2 == 0 && !(o->clipvalue > 0) && !(o->global_clipnorm > 0);
+    return h;
+}
+
+static int rows_of_step(const fn_call *call, int64_t step) {
+    const int64_t done = step * call->args->batch_size, left = call->args->n_rows - done;
+    return left <= 0 ? 0 : left < call->args->batch_size ? (int)left : call->args->batch_size;
+}
+
+static int64_t source_row(const fn_run_args *args, int64_t place) {
+    return args->order ? args->order[place] : place;
+}
+
+/* Sum of sample weights of the minibatch, in order; its number of rows when there are none. */
+static double sum_weights(const fn_call *call) {
+    const fn_plan *plan = call->plan;
+    for (int i = 0; i < plan->n_ops; i++) {
+        const fn_op *op = &plan->ops[i];
+        if (op->kind != fn_table_find("op", "loss") || op->n_in < 3) continue;
+        const fn_op *source = &plan->ops[plan->buffers[op->in[2]].producer];
+        const fn_source *s = &call->args->sources[(int)source->attr[0]];
+        double sum = 0;
+        for (int r = 0; r < call->rows; r++) {
+            const char *row = (const char *)s->data + (size_t)source_row(call->args, call->first + r) * s->row_bytes;
+            for (int64_t c = 0; c < plan->buffers[op->in[2]].cols; c++) sum += ((const float *)row)[c];
+        }
+        return sum;
+    }
+    return call->rows;
+}
+
+/* Buffers that read their source in place move on to this minibatch's rows. */
+static void place_views(const fn_call *call) {
+    const fn_plan *plan = call->plan;
+    for (int i = 0; i < plan->n_ops; i++) {
+        const fn_op *op = &plan->ops[i];
+        if (!(op->flags & FN_SOURCE) || !call->work->views[op->out[0]]) continue;
+        const fn_source *s = &call->args->sources[(int)op->attr[0]];
+        call->work->views[op->out[0]] = (char *)s->data + (size_t)call->first * s->row_bytes;
+    }
+}
+
+static void begin_step(fn_call *call) {
+    const fn_run_args *args = call->args;
+    call->rows = rows_of_step(call, call->step);
+    call->rows_ahead = rows_of_step(call, call->step + 1);
+    call->first = args->first + call->step * args->batch_size;
+    call->first_ahead = call->first + args->batch_size;
+    place_views(call);
+    if (call->plan->options.mode != FN_PREDICT) {
+        const double sum = sum_weights(call);
+        call->inverse_weight = sum > 0 ? (float)(1 / sum) : 0;
+        call->result->weight += sum;
+    }
+    if (call->optimizer) {
+        call->hyper[0] = hyper_of(call, false);
+        call->hyper[1] = hyper_of(call, true);
+    }
+}
+
+/* The scale of global-norm clipping, from the partial sums in order. */
+static void clip_by_norm(fn_call *call, int slices) {
+    double sum = 0;
+    for (int i = 0; i < slices; i++) sum += call->work->norms[i];
+    const double norm = sqrt(sum), most = call->args->optimizer->global_clipnorm;
+    if (norm > most) call->hyper[0].scale = call->hyper[1].scale = (float)(most / norm);
+}
+
+static bool stopped(const fn_call *call) {
+    return atomic_load_explicit(&((fn_call *)call)->diverged, memory_order_relaxed) || atomic_load_explicit(&((fn_call *)call)->bad, memory_order_relaxed) >= 0;
+}
+
+/* The next phase of this minibatch or the first of the next one; the number of its tiles, or -1. */
+static int next_phase(void *context) {
+    fn_call *call = context;
+    const fn_plan *plan = call->plan;
+    for (;;) {
+        if (stopped(call)) return -1;
+        if (call->phase >= 0 && plan->phases[call->phase].apply && call->args->optimizer && call->args->optimizer->global_clipnorm > 0 && plan->passes[plan->jobs[plan->phases[call->phase].first].first].kind == FN_FLAT_NORM)
+            clip_by_norm(call, plan->jobs[plan->phases[call->phase].first].slices);
+        if (++call->phase == plan->n_phases) {
+            call->result->steps++;
+            if (++call->step == call->n_steps) return -1;
+            begin_step(call);
+            call->phase = 0;
+        }
+        const fn_phase *phase = &plan->phases[call->phase];
+        if ((phase->prologue && call->step > 0) || (call->args->apply_only && !phase->apply)) continue;
+        if (phase->stop) {
+            call->work->resume_phase = call->phase + 1;
+            call->work->resume_step = call->step;
+            return -1;
+        }
+        int tiles = 0;
+        for (int j = phase->first; j < phase->first + phase->count; j++) {
+            const int rows = plan->jobs[j].ahead ? call->rows_ahead : call->rows;
+            if (rows || plan->jobs[j].slices) tiles += fn_job_tiles(&plan->jobs[j], rows);
+        }
+        if (tiles) return tiles;
+    }
+}
+
+/* ---- tiles ---------------------------------------------------------------------------------------- */
+
+/* Slice `index` of the flat parameters: where it lies and how long it is. */
+static const fn_param *flat_slice(const fn_plan *plan, int index, size_t *at, int64_t *n) {
+    for (int i = 0; i < plan->n_params; i++) {
+        const fn_param *p = &plan->params[i];
+        if (!p->trainable) continue;
+        const int slices = (int)((p->size + FN_FLAT_SLICE - 1) / FN_FLAT_SLICE);
+        if (index < slices) {
+            const size_t from = (size_t)index * FN_FLAT_SLICE;
+            *at = p->offset + from;
+            *n = (int64_t)(p->size - from < FN_FLAT_SLICE ? p->size - from : FN_FLAT_SLICE);
+            return p;
+        }
+        index -= slices;
+    }
+    return NULL;
+}
+
+static void apply_optimizer(const fn_call *call, const fn_param *p, size_t at, int64_t n, const float *g) {
+    fn_params *params = call->params;
+    call->optimizer->apply(&call->hyper[p->decay != 0], n, g, params->block[0] + at, params->block[1] ? params->block[1] + at : NULL, params->block[2] ? params->block[2] + at : NULL);
+}
+
+void fn_sink(const fn_call *call, int param, size_t at, int64_t n, const float *g) {
+    const fn_param *p = &call->plan->params[param];
+    if (call->plan->flat)
+        memcpy(call->params->block[3] + p->offset + at, g, (size_t)n * sizeof(float));
+    else
+        apply_optimizer(call, p, p->offset + at, n, g);
+}
+
+static void flat_pass(const fn_call *call, fn_pass_kind kind, int index) {
+    size_t at = 0;
+    int64_t n = 0;
+    const fn_param *p = flat_slice(call->plan, index, &at, &n);
+    const float *g = call->params->block[3] + at;
+    if (kind == FN_FLAT_APPLY) {
+        apply_optimizer(call, p, at, n, g);
+        return;
+    }
+    double sum = 0;
+    if (call->args->optimizer->global_clipnorm > 0)
+        for (int64_t i = 0; i < n; i++) sum += (double)g[i] * g[i];
+    call->work->norms[index] = sum;
+}
+
+static void run_pass(const fn_call *call, const fn_pass *pass, fn_tile tile) {
+    if (pass->op < 0) {
+        flat_pass(call, pass->kind, tile.c0);
+        return;
+    }
+    const fn_op *op = &call->plan->ops[pass->op];
+    switch (pass->kind) {
+    case FN_PREPARE: op->impl->prepare(call, op, tile); break;
+    case FN_FORWARD: op->impl->forward(call, op, tile); break;
+    case FN_BACKWARD: op->impl->backward(call, op, tile); break;
+    case FN_UPDATE: op->impl->update(call, op, tile); break;
+    case FN_FINISH: op->impl->finish(call, op); break;
+    case FN_FLAT_NORM:
+    case FN_FLAT_APPLY: break;
+    }
+}
+
+static int at_most(int n, int limit) { return n < limit ? n : limit; }
+
+/* Tiles of a grid run down the rows first: neighbours share their weights. */
+static fn_tile tile_of(const fn_job *job, int index, int rows) {
+    fn_tile tile = {.r1 = rows, .c1 = INT32_MAX, .ahead = job->ahead};
+    if (job->slices) {
+        tile.c0 = index;
+        tile.c1 = index + 1;
+        return tile;
+    }
+    const int down = job->row_block ? (rows + job->row_block - 1) / job->row_block : 1;
+    if (job->row_block) {
+        tile.r0 = index % down * job->row_block;
+        tile.r1 = at_most(tile.r0 + job->row_block, rows);
+    }
+    if (job->col_block) {
+        tile.c0 = index / down * job->col_block;
+        tile.c1 = at_most(tile.c0 + job->col_block, job->cols);
+    }
+    return tile;
+}
+
+static void run_tile(void *context, int index, int thread) {
+    const fn_call *call = context;
+    const fn_plan *plan = call->plan;
+    const fn_phase *phase = &plan->phases[call->phase];
+    const fn_job *job = &plan->jobs[phase->first];
+    int rows;
+    for (;; job++) {
+        rows = job->ahead ? call->rows_ahead : call->rows;
+        const int tiles = rows || job->slices ? fn_job_tiles(job, rows) : 0;
+        if (index < tiles) break;
+        index -= tiles;
+    }
+    fn_tile tile = tile_of(job, index, rows);
+    tile.thread = thread;
+    fn_thread_report(thread);
+    for (int i = job->first; i < job->first + job->count; i++) run_pass(call, &plan->passes[i], tile);
+}
+
+/* ---- run ------------------------------------------------------------------------------------------ */
+
+/* Sources that can be read where they lie: float32 rows in order, wanted as they are. Only while predicting:
+ * training reads ahead while the rows of the last minibatch are still needed. */
+static void set_views(fn_call *call) {
+    const fn_plan *plan = call->plan;
+    memset(call->work->views, 0, (size_t)plan->n_buffers * sizeof *call->work->views);
+    if (plan->options.mode == FN_TRAIN || call->args->order) return;
+    for (int i = 0; i < plan->n_ops; i++) {
+        const fn_op *op = &plan->ops[i];
+        if (!(op->flags & FN_SOURCE) || op->attr[1] != 1 || op->attr[2] != 0) continue;
+        const fn_source *s = &call->args->sources[(int)op->attr[0]];
+        const int buffer = op->out[0];
+        bool exact = s->dtype == FN_F32 && plan->buffers[buffer].dtype == FN_F32 && s->row_bytes % sizeof(float) == 0;
+        for (int j = 0; j < plan->n_ops; j++)
+            for (int k = 0; k < plan->ops[j].n_in; k++)
+                if (plan->ops[j].in[k] == buffer) exact &= (plan->ops[j].flags & FN_NEEDS_INPUT) && !(plan->ops[j].flags & FN_ELEMENTWISE);
+        if (!exact) continue;
+        call->work->views[buffer] = (char *)s->data;
+        call->work->view_ld[buffer] = (int64_t)(s->row_bytes / sizeof(float));
+    }
+}
+
+/* What one thread would take for the call, and how long its longest tile, roughly. */
+static double estimate(const fn_call *call, double *tile_ns) {
+    const fn_plan *plan = call->plan;
+    const double ns_per_flop = 1 / plan->level->gflops, rows = call->args->batch_size;
+    double step = plan->step_flops * rows * ns_per_flop;
+    if (plan->options.mode == FN_TRAIN) step += (double)plan->param_size * 0.15;
+    *tile_ns = step;
+    if (plan->options.mode == FN_PREDICT) step += (double)plan->param_size * 0.05;
+    return step * (double)call->n_steps;
+}
+
+static fn_status finish(fn_call *call) {
+    fn_result *result = call->result;
+    const int64_t bad = atomic_load(&call->bad);
+    if (bad >= 0) {
+        result->bad_row = source_row(call->args, bad >> 32);
+        result->bad_column = bad & 0xffffffff;
+        result->bad_source = atomic_load(&call->bad_source);
+        return FN_EINPUT;
+    }
+    if (atomic_load(&call->diverged)) return FN_EDIVERGED;
+    if (call->step < call->n_steps && !call->args->apply_only) return FN_STOPPED;
+    return FN_OK;
+}
+
+fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn_run_args *args, fn_result *result) {
+    const bool train = plan->options.mode == FN_TRAIN;
+    if (!plan->finished || args->batch_size < 1 || args->batch_size > plan->options.max_rows || !fn_params_match(params, plan)) return FN_EINVAL;
+    if (train && plan->options.update != FN_UPDATE_NONE && (!args->optimizer || !args->rates)) return FN_EINVAL;
+    if (plan->flat && train && !params->block[3]) return FN_EINVAL;
+    const uint64_t start = fn_now_ns();
+    const bool resume = work->resume_phase > 0;
+    fn_call call = {.plan = plan, .params = params, .work = work, .args = args, .result = result};
+    call.n_steps = args->apply_only ? 1 : (args->n_rows + args->batch_size - 1) / args->batch_size;
+    atomic_store(&call.bad, -1);
+    *result = (fn_result){.bad_source = -1};
+    if (call.n_steps == 0) return FN_OK;
+    if (train && args->optimizer) {
+        const int row = fn_table_find("optimizer", args->optimizer->name);
+        if (row < 0) return FN_EINVAL;
+        call.optimizer = &plan->level->optimizers[row];
+        for (int s = 1; s <= call.optimizer->slots; s++)
+            if (!params->block[s]) return FN_EINVAL;
+    }
+    if (resume) call.step = work->resume_step;
+    call.phase = resume ? work->resume_phase - 1 : -1;
+    work->resume_phase = 0;
+    set_views(&call);
+    begin_step(&call);
+    double tile_ns;
+    const double ns = estimate(&call, &tile_ns);
+    int threads = fn_parallel_choose(ns, (int)at_most((int)call.n_steps, 1 << 20) * plan->n_phases, args->threads);
+    if (threads > work->max_threads) threads = work->max_threads;
+    const fn_work_list list = {next_phase, run_tile, &call, tile_ns};
+    result->threads = fn_parallel_run(threads, &list);
+    result->seconds = (double)(fn_now_ns() - start) * 1e-9;
+    return finish(&call);
+}

@@ -1,0 +1,584 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The only file that sees both worlds: checks buffers, releases the GIL, hands names and errors across."""
+
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer,
+)
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memset
+
+cdef extern from "unistd.h" nogil:
+    int usleep(unsigned int microseconds)
+
+cdef extern from "fastnet.h" nogil:
+    ctypedef enum fn_dtype: FN_F32, FN_F64, FN_I32, FN_I64, FN_U8, FN_I8, FN_BOOL
+    ctypedef enum fn_status: FN_OK, FN_ENOMEM, FN_EINVAL, FN_EINPUT, FN_EDIVERGED, FN_STOPPED
+    ctypedef enum fn_mode: FN_PREDICT, FN_EVALUATE, FN_TRAIN
+    ctypedef enum fn_update: FN_UPDATE_FUSED, FN_UPDATE_FLAT, FN_UPDATE_NONE
+    ctypedef enum fn_gemm: FN_GEMM_AUTO, FN_GEMM_TILES, FN_GEMM_SGEMM
+    enum: FN_MAX_RANK, FN_MAX_SOURCES, FN_MAX_THREADS
+    ctypedef struct fn_plan
+    ctypedef struct fn_params
+    ctypedef struct fn_work
+    ctypedef struct fn_plan_options:
+        fn_mode mode
+        fn_update update
+        fn_gemm gemm
+        int max_rows, lanes
+    ctypedef struct fn_op_info:
+        const char *name
+        int layer, n_inputs, n_outputs, n_params
+        const int *inputs
+        const int *outputs
+        const int *params
+        double flops
+    ctypedef struct fn_plan_info:
+        size_t arena_bytes, param_count, param_bytes
+        double flops
+        int n_ops, n_buffers, n_params, n_phases, n_metrics
+        const char *simd
+    ctypedef struct fn_source:
+        const void *data
+        fn_dtype dtype
+        size_t row_bytes
+    ctypedef struct fn_optimizer:
+        const char *name
+        double momentum, beta_1, beta_2, rho, epsilon
+        double weight_decay, l1, l2, clipvalue, global_clipnorm
+    ctypedef struct fn_run_args:
+        fn_source sources[16]
+        int n_sources
+        const int64_t *order
+        int64_t n_rows, first
+        int batch_size
+        const double *rates
+        const fn_optimizer *optimizer
+        int64_t step
+        uint64_t seed
+        float *output
+        int threads, apply_only
+    ctypedef struct fn_result:
+        double loss, weight, last_loss
+        int64_t steps, bad_row, bad_column
+        int bad_source, threads
+        double seconds
+
+    fn_plan *fn_plan_new(const fn_plan_options *options)
+    void fn_plan_free(fn_plan *plan)
+    int fn_plan_buffer(fn_plan *plan, fn_dtype dtype, int rank, const int64_t *shape)
+    int fn_plan_param(fn_plan *plan, int rank, const int64_t *shape, int decay, int trainable)
+    int fn_plan_op(fn_plan *plan, const char *name, int layer)
+    int fn_op_input(fn_plan *plan, int op, int buffer)
+    int fn_op_output(fn_plan *plan, int op, int buffer)
+    int fn_op_param(fn_plan *plan, int op, int param)
+    int fn_op_number(fn_plan *plan, int op, const char *attribute, double value)
+    int fn_op_string(fn_plan *plan, int op, const char *attribute, const char *value)
+    fn_status fn_plan_finish(fn_plan *plan)
+    const char *fn_plan_error(const fn_plan *plan)
+    void fn_plan_describe(const fn_plan *plan, fn_plan_info *info)
+    void fn_plan_op_info(const fn_plan *plan, int op, fn_op_info *info)
+    int fn_plan_op_attribute(const fn_plan *plan, int op, int index, const char **name, double *value)
+    void fn_plan_buffer_info(const fn_plan *plan, int buffer, fn_dtype *dtype, int *rank, int64_t *shape,
+                             size_t *offset, size_t *row_bytes)
+    size_t fn_plan_schedule(const fn_plan *plan, char *text, size_t size)
+    fn_params *fn_params_new(const fn_plan *plan)
+    void fn_params_free(fn_params *params)
+    int fn_params_match(const fn_params *params, const fn_plan *plan)
+    fn_status fn_params_get(const fn_params *params, int param, int part, float *out)
+    fn_status fn_params_set(fn_params *params, int param, int part, const float *values)
+    fn_status fn_params_need_slots(fn_params *params, int n_slots, float fill)
+    fn_status fn_params_need_gradient(fn_params *params)
+    void fn_params_copy_weights(fn_params *to, const fn_params *source)
+    int fn_params_nonfinite(const fn_params *params)
+    size_t fn_params_bytes(const fn_params *params)
+    fn_work *fn_work_new(const fn_plan *plan, int max_threads)
+    void fn_work_free(fn_work *work)
+    void *fn_work_buffer(fn_work *work, const fn_plan *plan, int buffer, int gradient)
+    const double *fn_work_metric(const fn_work *work, const fn_plan *plan, int metric, int *n)
+    void fn_work_reset_metrics(fn_work *work, const fn_plan *plan)
+    fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn_run_args *args,
+                     fn_result *result)
+    void c_shuffle "fn_shuffle"(uint64_t seed, uint64_t epoch, int64_t n, int64_t *order)
+    const char *fn_table_name(const char *table, int i)
+    int fn_optimizer_slots(const char *name)
+    const char *fn_simd_level()
+    const char *fn_simd_supported(int i)
+    int fn_simd_choose(const char *level)
+    const char *fn_blas_config()
+    const char *fn_blas_core()
+    void fn_blas_one_thread()
+    void fn_set_threads(int n)
+    int fn_get_threads()
+    int fn_cpus_available(const char **why)
+    void fn_fork_guard()
+    int64_t fn_threads_seen()
+    void fn_threads_seen_reset()
+    int64_t fn_backoffs()
+    double fn_fma_peak(double seconds)
+    void fn_vmath(const char *function, int64_t n, const float *x, float *y)
+    void fn_alloc_fail_after(int64_t n)
+    int64_t fn_alloc_count()
+
+
+cdef dict _MODES = {"predict": FN_PREDICT, "evaluate": FN_EVALUATE, "train": FN_TRAIN}
+cdef dict _UPDATES = {"fused": FN_UPDATE_FUSED, "flat": FN_UPDATE_FLAT, "none": FN_UPDATE_NONE}
+cdef dict _GEMMS = {"auto": FN_GEMM_AUTO, "tiles": FN_GEMM_TILES, "sgemm": FN_GEMM_SGEMM}
+cdef dict _DTYPES = {"f": FN_F32, "d": FN_F64, "i": FN_I32, "l": FN_I64, "q": FN_I64, "B": FN_U8,
+                     "b": FN_I8, "?": FN_BOOL}
+cdef dict _STATUS = {FN_OK: "ok", FN_EINPUT: "input", FN_EDIVERGED: "diverged", FN_STOPPED: "stopped"}
+
+
+cdef fn_dtype _dtype(const char *text) except *:
+    """The dtype of a buffer format such as b"f" or b"<f"; TypeError for what the engine cannot read."""
+    name = text.decode() if text != NULL else "B"
+    code = _DTYPES.get(name.lstrip("@=<"))
+    if code is None:
+        raise TypeError(f"arrays of format {name!r} cannot be read")
+    return code
+
+
+cdef class Plan:
+    """A network in one mode for up to `max_rows` rows: buffers, parameters and ops, then ``finish()``."""
+
+    cdef fn_plan *plan
+    cdef readonly int max_rows
+
+    def __cinit__(self, str mode, int max_rows, str update="fused", str gemm="auto", int lanes=1):
+        cdef fn_plan_options options
+        options.mode, options.update, options.gemm = _MODES[mode], _UPDATES[update], _GEMMS[gemm]
+        options.max_rows, options.lanes = max_rows, lanes
+        if max_rows < 1 or lanes < 1:
+            raise ValueError(f"a plan needs at least 1 row and 1 lane, got {max_rows} and {lanes}")
+        self.max_rows = max_rows
+        self.plan = fn_plan_new(&options)
+        if self.plan == NULL:
+            raise MemoryError("no memory for a plan")
+
+    def __dealloc__(self):
+        fn_plan_free(self.plan)
+
+    cdef int check(self, int result) except -1:
+        if result < 0:
+            message = fn_plan_error(self.plan).decode()
+            raise MemoryError(message) if message == "out of memory" else ValueError(message)
+        return result
+
+    def buffer(self, shape, str dtype="f"):
+        """Add a buffer with `shape` behind the rows; returns its number."""
+        cdef int64_t axes[6]
+        if len(shape) > FN_MAX_RANK:
+            raise ValueError(f"at most {FN_MAX_RANK} axes behind the rows, got shape {tuple(shape)}")
+        for i, n in enumerate(shape):
+            axes[i] = n
+        return self.check(fn_plan_buffer(self.plan, _DTYPES[dtype], len(shape), axes))
+
+    def param(self, shape, bint decay, bint trainable=True):
+        """Add a parameter of the canonical shape; returns its number."""
+        cdef int64_t axes[6]
+        if len(shape) > FN_MAX_RANK:
+            raise ValueError(f"at most {FN_MAX_RANK} axes, got shape {tuple(shape)}")
+        for i, n in enumerate(shape):
+            axes[i] = n
+        return self.check(fn_plan_param(self.plan, len(shape), axes, decay, trainable))
+
+    def op(self, str name, inputs=(), outputs=(), params=(), layer=-1, **attributes):
+        """Add an op by its name in ops.def; attributes are numbers, or names from a table."""
+        cdef int op = self.check(fn_plan_op(self.plan, name.encode(), layer))
+        for buffer in inputs:
+            self.check(fn_op_input(self.plan, op, buffer))
+        for buffer in outputs:
+            self.check(fn_op_output(self.plan, op, buffer))
+        for param in params:
+            self.check(fn_op_param(self.plan, op, param))
+        for key, value in attributes.items():
+            if isinstance(value, str):
+                self.check(fn_op_string(self.plan, op, key.encode(), value.encode()))
+            else:
+                self.check(fn_op_number(self.plan, op, key.encode(), value))
+        return op
+
+    def finish(self):
+        """Choose kernels, lay out memory, cut phases. No op can be added afterwards."""
+        cdef fn_status status = fn_plan_finish(self.plan)
+        if status == FN_ENOMEM:
+            raise MemoryError("no memory for the plan's phases")
+        if status != FN_OK:
+            self.check(-1)
+        return self
+
+    def describe(self):
+        """Sizes of the finished plan as a dict."""
+        cdef fn_plan_info info
+        fn_plan_describe(self.plan, &info)
+        return {"arena_bytes": info.arena_bytes, "param_count": info.param_count, "param_bytes": info.param_bytes,
+                "flops": info.flops, "n_ops": info.n_ops, "n_buffers": info.n_buffers, "n_params": info.n_params,
+                "n_phases": info.n_phases, "n_metrics": info.n_metrics, "simd": info.simd.decode()}
+
+    def ops(self):
+        """Every op as a dict: name, layer, inputs, outputs, params, attributes, flops (per row, forward)."""
+        cdef fn_op_info info
+        cdef const char *name
+        cdef double value
+        result = []
+        for i in range(self.describe()["n_ops"]):
+            fn_plan_op_info(self.plan, i, &info)
+            attributes, j = {}, 0
+            while fn_plan_op_attribute(self.plan, i, j, &name, &value):
+                attributes[name.decode()] = value
+                j += 1
+            result.append({"name": info.name.decode(), "layer": info.layer, "flops": info.flops,
+                           "inputs": [info.inputs[k] for k in range(info.n_inputs)],
+                           "outputs": [info.outputs[k] for k in range(info.n_outputs)],
+                           "params": [info.params[k] for k in range(info.n_params)], "attributes": attributes})
+        return result
+
+    def buffers(self):
+        """Every buffer as a dict: dtype, shape behind the rows, offset in the arena and bytes a row."""
+        cdef fn_dtype dtype
+        cdef int rank
+        cdef int64_t shape[6]
+        cdef size_t offset, row_bytes
+        codes = {code: name for name, code in _DTYPES.items()}
+        result = []
+        for i in range(self.describe()["n_buffers"]):
+            fn_plan_buffer_info(self.plan, i, &dtype, &rank, shape, &offset, &row_bytes)
+            result.append({"dtype": codes[dtype], "shape": tuple([shape[k] for k in range(rank)]),
+                           "offset": offset, "row_bytes": row_bytes})
+        return result
+
+    def schedule(self):
+        """The phases and their tiles as text, one line a phase."""
+        cdef size_t size = fn_plan_schedule(self.plan, NULL, 0) + 1
+        cdef bytes text = bytes(size)
+        fn_plan_schedule(self.plan, <char *>text, size)
+        return text[:size - 1].decode()
+
+
+cdef class Params:
+    """Weights of a network, its optimizer's slots and its gradients. Many readers or one writer at a time."""
+
+    cdef fn_params *params
+    cdef int readers, writers_waiting
+    cdef bint writing
+
+    def __cinit__(self, Plan plan):
+        self.params = fn_params_new(plan.plan)
+        if self.params == NULL:
+            raise MemoryError("no memory for the parameters")
+
+    def __dealloc__(self):
+        fn_params_free(self.params)
+
+    cdef int begin(self, bint write) except -1:
+        if write:
+            self.writers_waiting += 1
+            while self.writing or self.readers:
+                with nogil:
+                    usleep(20)
+            self.writers_waiting -= 1
+            self.writing = True
+        else:
+            while self.writing or self.writers_waiting:
+                with nogil:
+                    usleep(20)
+            self.readers += 1
+        return 0
+
+    cdef void end(self, bint write) noexcept:
+        if write:
+            self.writing = False
+        else:
+            self.readers -= 1
+
+    cdef int checked(self, fn_status status) except -1:
+        if status == FN_ENOMEM:
+            raise MemoryError("no memory for the parameters")
+        if status != FN_OK:
+            raise ValueError("there is no such parameter")
+        return 0
+
+    def get(self, int param, float[::1] out not None, int part=0):
+        """Copy a parameter (part 0), an optimizer slot (1, 2) or a gradient (3) to `out`, canonical order."""
+        self.begin(False)
+        try:
+            self.checked(fn_params_get(self.params, param, part, &out[0]))
+        finally:
+            self.end(False)
+
+    def set(self, int param, const float[::1] values not None, int part=0):
+        """Set a parameter (or slot, gradient) from canonical order."""
+        self.begin(True)
+        try:
+            self.checked(fn_params_set(self.params, param, part, &values[0]))
+        finally:
+            self.end(True)
+
+    def need_slots(self, int n, float fill=0):
+        """Fresh optimizer slots, all values `fill`."""
+        self.checked(fn_params_need_slots(self.params, n, fill))
+
+    def need_gradient(self):
+        """Room for the flat gradient."""
+        self.checked(fn_params_need_gradient(self.params))
+
+    def copy_weights(self, Params source not None):
+        """Take over the weights of other params of the same network."""
+        self.begin(True)
+        try:
+            fn_params_copy_weights(self.params, source.params)
+        finally:
+            self.end(True)
+
+    def nonfinite(self):
+        """The first parameter that holds NaN or infinity, or -1."""
+        return fn_params_nonfinite(self.params)
+
+    @property
+    def nbytes(self):
+        return fn_params_bytes(self.params)
+
+
+cdef class Work:
+    """The memory of one caller of a plan."""
+
+    cdef fn_work *work
+    cdef Plan plan
+
+    def __cinit__(self, Plan plan, int max_threads=FN_MAX_THREADS):
+        self.plan = plan
+        self.work = fn_work_new(plan.plan, max_threads)
+        if self.work == NULL:
+            raise MemoryError("no memory for a minibatch of this size")
+
+    def __dealloc__(self):
+        fn_work_free(self.work)
+
+    def metrics(self):
+        """The sums of each metric op since the last reset, as lists of floats."""
+        cdef int n = 0
+        cdef const double *sums
+        result = []
+        for i in range(self.plan.describe()["n_metrics"]):
+            sums = fn_work_metric(self.work, self.plan.plan, i, &n)
+            result.append([sums[j] for j in range(n)])
+        return result
+
+    def reset_metrics(self):
+        fn_work_reset_metrics(self.work, self.plan.plan)
+
+    def rows(self, int buffer, int n, int cols, bint gradient=False):
+        """Rows of a float32 buffer (or its gradient), copied: a list of n * cols floats as bytes."""
+        cdef float *start = <float *>fn_work_buffer(self.work, self.plan.plan, buffer, gradient)
+        cdef size_t ld = self.plan.buffers()[buffer]["row_bytes"] // 4
+        if start == NULL:
+            raise ValueError(f"buffer {buffer} has no gradient")
+        return b"".join([(<char *>(start + i * ld))[:cols * 4] for i in range(n)])
+
+    def set_rows(self, int buffer, const float[:, ::1] values not None, bint gradient=False):
+        """Write rows of a float32 buffer (or its gradient)."""
+        cdef float *start = <float *>fn_work_buffer(self.work, self.plan.plan, buffer, gradient)
+        cdef size_t ld = self.plan.buffers()[buffer]["row_bytes"] // 4
+        if start == NULL:
+            raise ValueError(f"buffer {buffer} has no gradient")
+        for i in range(values.shape[0]):
+            for j in range(values.shape[1]):
+                start[i * ld + j] = values[i, j]
+
+
+cdef class Optimizer:
+    """An optimizer's name in optimizers.def and its numbers."""
+
+    cdef fn_optimizer numbers
+    cdef bytes name
+
+    def __cinit__(self, str name, *, double momentum=0, double beta_1=0, double beta_2=0, double rho=0,
+                  double epsilon=0, double weight_decay=0, double l1=0, double l2=0, double clipvalue=0,
+                  double global_clipnorm=0):
+        self.name = name.encode()
+        if fn_optimizer_slots(self.name) < 0:
+            raise ValueError(f"unknown optimizer {name!r}")
+        self.numbers = fn_optimizer(self.name, momentum, beta_1, beta_2, rho, epsilon, weight_decay, l1, l2,
+                                    clipvalue, global_clipnorm)
+
+
+cdef class Result:
+    """What a run did: status "ok", "input", "diverged" or "stopped", and its sums."""
+
+    cdef readonly str status
+    cdef readonly double loss, weight, last_loss, seconds
+    cdef readonly int64_t steps, bad_row, bad_column
+    cdef readonly int bad_source, threads
+
+
+cdef int _borrow(object array, Py_buffer *view, bint writable) except -1:
+    """A view of an array whose rows are contiguous; it must be released."""
+    PyObject_GetBuffer(array, view, PyBUF_STRIDES | PyBUF_FORMAT | (PyBUF_WRITABLE if writable else 0))
+    cdef Py_ssize_t expected = view.itemsize
+    for i in range(view.ndim - 1, 0, -1):
+        if view.shape[i] > 1 and view.strides[i] != expected:
+            PyBuffer_Release(view)
+            raise ValueError("rows of a source must be contiguous")
+        expected *= view.shape[i]
+    if view.ndim and view.strides[0] < 0:
+        PyBuffer_Release(view)
+        raise ValueError("rows of a source must be in ascending order")
+    return 0
+
+
+def run(Plan plan not None, Params params not None, Work work not None, sources, *, int64_t n_rows,
+        int batch_size, const int64_t[::1] order=None, int64_t first=0, const double[::1] rates=None,
+        Optimizer optimizer=None, int64_t step=0, uint64_t seed=0, output=None, int threads=0,
+        bint apply_only=False):
+    """Run the plan over rows [first, first + n_rows) of `order` (or of the sources); returns a Result.
+
+    sources: arrays whose axis 0 is rows and whose rows are contiguous, in the plan's order. The GIL is
+    released. Raises MemoryError, ValueError (arguments that do not fit the plan).
+    """
+    cdef fn_run_args args
+    cdef fn_result result
+    cdef fn_status status
+    cdef Py_buffer views[17]
+    cdef int held = 0, i
+    cdef bint write = optimizer is not None
+    cdef int64_t last = 0
+    memset(&args, 0, sizeof(args))
+    memset(&result, 0, sizeof(result))
+    if len(sources) > FN_MAX_SOURCES or first < 0 or n_rows < 0 or work.plan is not plan:
+        raise ValueError("these arguments do not fit the plan")
+    if order is not None and order.shape[0] < first + n_rows:
+        raise ValueError(f"order has {order.shape[0]} rows, {first + n_rows} are wanted")
+    try:
+        for i in range(<int>len(sources)):
+            _borrow(sources[i], &views[held], False)
+            held += 1
+            args.sources[i].data = views[i].buf
+            args.sources[i].dtype = _dtype(views[i].format)
+            args.sources[i].row_bytes = views[i].strides[0] if views[i].ndim else 0
+            if order is None and views[i].shape[0] < first + n_rows:
+                raise ValueError(f"source {i} has {views[i].shape[0]} rows, {first + n_rows} are wanted")
+        args.n_sources = held
+        if output is not None:
+            _borrow(output, &views[held], True)
+            held += 1
+            args.output = <float *>views[held - 1].buf
+        args.order = &order[0] if order is not None and order.shape[0] else NULL
+        args.n_rows, args.first, args.batch_size = n_rows, first, batch_size
+        args.rates = &rates[0] if rates is not None else NULL
+        args.optimizer = &optimizer.numbers if optimizer is not None else NULL
+        args.step, args.seed, args.threads, args.apply_only = step, seed, threads, apply_only
+        if rates is not None and not apply_only and rates.shape[0] * batch_size < n_rows:
+            raise ValueError(f"{rates.shape[0]} learning rates for {n_rows} rows in batches of {batch_size}")
+        params.begin(write)
+        try:
+            with nogil:
+                fn_blas_one_thread()
+                status = fn_run(plan.plan, params.params, work.work, &args, &result)
+        finally:
+            params.end(write)
+    finally:
+        for i in range(held):
+            PyBuffer_Release(&views[i])
+    if status == FN_ENOMEM:
+        raise MemoryError("no memory for this run")
+    if status == FN_EINVAL:
+        raise ValueError("these arguments do not fit the plan")
+    cdef Result answer = Result.__new__(Result)
+    answer.status = _STATUS[status]
+    answer.loss, answer.weight, answer.last_loss = result.loss, result.weight, result.last_loss
+    answer.steps, answer.seconds, answer.threads = result.steps, result.seconds, result.threads
+    answer.bad_row, answer.bad_column, answer.bad_source = result.bad_row, result.bad_column, result.bad_source
+    return answer
+
+
+def shuffle(uint64_t seed, uint64_t epoch, int64_t[::1] order not None):
+    """Fill `order` with row numbers 0..n-1, shuffled by seed and epoch alone."""
+    if order.shape[0]:
+        c_shuffle(seed, epoch, order.shape[0], &order[0])
+
+
+def table(str name):
+    """Names in a table of the engine: "op", "activation", "loss", "optimizer" or "metric"."""
+    names, i = [], 0
+    while fn_table_name(name.encode(), i) != NULL:
+        names.append(fn_table_name(name.encode(), i).decode())
+        i += 1
+    return names
+
+
+def optimizer_slots(str name):
+    return fn_optimizer_slots(name.encode())
+
+
+def simd_level():
+    return fn_simd_level().decode()
+
+
+def simd_levels():
+    """Levels this processor can run, lowest first."""
+    levels = []
+    while fn_simd_supported(len(levels)) != NULL:
+        levels.append(fn_simd_supported(len(levels)).decode())
+    return levels
+
+
+def choose_simd(level=None):
+    """Use a level by name (None: the best). False if this processor cannot."""
+    if level is None:
+        return bool(fn_simd_choose(NULL))
+    return bool(fn_simd_choose((<str>level).encode()))
+
+
+def set_threads(int n):
+    fn_set_threads(n)
+
+
+def get_threads():
+    return fn_get_threads()
+
+
+def cpus_available():
+    """(number of processors this process may use, what limits them)."""
+    cdef const char *why = NULL
+    n = fn_cpus_available(&why)
+    return n, why.decode()
+
+
+def threads_seen(bint reset=False):
+    """Numbers of the team's threads that have run a tile since the last reset."""
+    seen = fn_threads_seen()
+    if reset:
+        fn_threads_seen_reset()
+    return [i for i in range(FN_MAX_THREADS) if seen >> i & 1]
+
+
+def backoffs():
+    """How often helpers sat out because the machine was busy."""
+    return fn_backoffs()
+
+
+def blas_info():
+    """(configuration, core) of the private OpenBLAS."""
+    return fn_blas_config().decode(), fn_blas_core().decode()
+
+
+def fma_peak(double seconds=0.1):
+    """Peak GFLOP/s of one thread at the current SIMD level, measured."""
+    with nogil:
+        seconds = fn_fma_peak(seconds)
+    return seconds
+
+
+def vmath(str function, const float[::1] x not None, float[::1] y not None):
+    """A function of vmath.h over arrays whose length is a multiple of 16 (for tests)."""
+    if x.shape[0] != y.shape[0] or x.shape[0] % 16 or not x.shape[0]:
+        raise ValueError("lengths must be equal and a multiple of 16")
+    fn_vmath(function.encode(), x.shape[0], &x[0], &y[0])
+
+
+def fail_allocation(int64_t n):
+    """Tests: the n-th engine allocation from now fails; negative: none does. Returns the count so far."""
+    fn_alloc_fail_after(n)
+    return fn_alloc_count()
+
+
+fn_fork_guard()
