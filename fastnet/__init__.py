@@ -1,0 +1,86 @@
+"""fastnet: small and medium neural networks and k-means on ordinary CPUs, close to the processor's limit.
+
+>>> import fastnet as fn
+>>> from fastnet import layers, optimizers, callbacks, datasets
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+
+def _load_engine() -> None:
+    """Load the compiled engine: its private OpenBLAS starts no threads and uses kernels of our SIMD level."""
+    from ._startup import openblas_environment
+
+    with openblas_environment():
+        from . import _core
+    wanted = os.environ.get("FASTNET_SIMD")
+    if wanted and not _core.choose_simd(wanted):
+        raise ImportError(
+            f"FASTNET_SIMD={wanted}: this processor can run {', '.join(_core.simd_levels())}"
+        )
+
+
+_load_engine()
+
+from . import layers  # noqa: E402
+from .errors import DivergenceError, ModelFileError  # noqa: E402
+from .layers import Input  # noqa: E402
+from .network import Network, Sequential  # noqa: E402
+from .threads import get_num_threads, set_num_threads, threads  # noqa: E402
+
+if TYPE_CHECKING:
+    from . import callbacks, datasets, initializers, losses, metrics, optimizers, schedules
+    from .diagnostics import doctor
+    from .storage import load
+    from .trainer import Trainer
+
+#: Loaded when first used: a fast import is a promise.
+_LAZY = {
+    "Trainer": "trainer",
+    "load": "storage",
+    "doctor": "diagnostics",
+    **dict.fromkeys(
+        ("callbacks", "datasets", "initializers", "losses", "metrics", "optimizers", "schedules"), ""
+    ),
+}
+
+__all__ = [
+    "DivergenceError",
+    "Input",
+    "ModelFileError",
+    "Network",
+    "Sequential",
+    "Trainer",
+    "callbacks",
+    "datasets",
+    "doctor",
+    "get_num_threads",
+    "initializers",
+    "layers",
+    "load",
+    "losses",
+    "metrics",
+    "optimizers",
+    "schedules",
+    "set_num_threads",
+    "threads",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fastnet' has no attribute {name!r}")
+    module = importlib.import_module(f".{_LAZY[name] or name}", __name__)
+    value = getattr(module, name) if _LAZY[name] else module
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

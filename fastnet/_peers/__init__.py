@@ -1,0 +1,99 @@
+"""The rivals of `fastnet bench`: the same work done by each library at its best setting.
+
+One file a library, each with a class ``Train`` and a class ``Predict`` where the library can do
+that. A worker process (`worker.py`) loads this package by its path, so nothing here imports
+fastnet unless fastnet itself is measured, and a library is imported only by its own workers.
+
+Every class starts from the same weights, reads the same rows in the same order (row 0 first, a
+shorter last minibatch) and minimises the same loss: the mean cross entropy of a softmax over relu
+layers. Momentum and Adam follow Keras's formulas.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LABELS = {
+    "fastnet": "fastnet",
+    "numpy": "NumPy",
+    "sklearn": "scikit-learn",
+    "torch": "PyTorch",
+    "jax": "JAX jit+scan",
+    "onnxruntime": "ONNX Runtime",
+}
+BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
+
+
+class RefusedError(Exception):
+    """This library cannot do this piece of work in the same way; the message says why."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One piece of work.
+
+    kind : "train" (one epoch) or "predict" (one call over all of x).
+    optimizer : "sgd" or "adam".
+    x : (rows, widths[0]) float32.   y : (rows,) int64 labels.
+    weights : [kernel (d_in, units), bias (units,), ...] float32, the starting point.
+    threads : int, or None for the library's own default.
+    """
+
+    kind: str
+    widths: tuple[int, ...]
+    batch: int
+    optimizer: str
+    lr: float
+    momentum: float
+    x: Any
+    y: Any
+    weights: list[Any]
+    threads: int | None = 1
+
+
+class Work:
+    """What a worker runs: `reset` (not timed), then `run` (timed), then `result`."""
+
+    def reset(self) -> None:
+        """Go back to the starting weights with fresh optimizer state."""
+
+    def run(self) -> None:
+        """Train one epoch, or predict all rows once; done when it returns."""
+        raise NotImplementedError
+
+    def result(self) -> list[Any]:
+        """Return the weights after training, or ``[probabilities]`` of a prediction."""
+        raise NotImplementedError
+
+
+def make_work(library: str, job: Job) -> Work:
+    """Return the work of `library`.
+
+    Raises RefusedError where the library does not do this, ImportError where it is not installed.
+    """
+    module = importlib.import_module(f".with_{library}", __name__)
+    work = getattr(module, job.kind.capitalize(), None)
+    if work is None:
+        raise RefusedError(f"{LABELS[library]} does not {job.kind}")
+    return work(job)
+
+
+def mean_loss(job: Job, result: list[Any], max_rows: int = 10_000) -> float:
+    """Return the mean cross entropy of a `Work.result` over the first rows, for any library."""
+    y = job.y[:max_rows]
+    if job.kind == "predict":
+        p = np.asarray(result[0], np.float64)[:max_rows]
+        return float(-np.log(np.maximum(p[np.arange(len(y)), y], 1e-30)).mean())
+    h = job.x[:max_rows]
+    last = len(result) - 2
+    for i in range(0, len(result), 2):
+        h = h @ result[i] + result[i + 1]
+        if i < last:
+            h = np.maximum(h, 0)
+    z = h.astype(np.float64)
+    z -= z.max(axis=1, keepdims=True)
+    return float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y]).mean())

@@ -1,0 +1,183 @@
+"""Callbacks: what happens between batches and epochs. Subclass `Callback`, or pass functions to
+`LambdaCallback`. Callbacks that want batch events make the engine return after every minibatch.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .check import choice, integer, number
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+__all__ = ["Callback", "EarlyStopping", "LambdaCallback", "ModelCheckpoint"]
+
+Logs = dict[str, float]
+_EVENTS = ("train", "epoch", "batch")
+
+
+class Callback:
+    """Events of a fit. ``self.trainer`` is set before the first; set ``trainer.stop_training`` to end.
+
+    logs hold "loss", the metrics and, at the end of an epoch, "val_..."; batch logs hold "loss".
+    """
+
+    trainer: Trainer
+
+    def on_train_begin(self, logs: Logs) -> None: ...
+    def on_train_end(self, logs: Logs) -> None: ...
+    def on_epoch_begin(self, epoch: int, logs: Logs) -> None: ...
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None: ...
+    def on_batch_begin(self, batch: int, logs: Logs) -> None: ...
+    def on_batch_end(self, batch: int, logs: Logs) -> None: ...
+
+    def wants_batches(self) -> bool:
+        """Whether a batch event is overridden."""
+        mine, base = type(self), Callback
+        return mine.on_batch_begin is not base.on_batch_begin or mine.on_batch_end is not base.on_batch_end
+
+
+class LambdaCallback(Callback):
+    """A callback from functions: on_epoch_end=lambda epoch, logs: ..., and so on for every event."""
+
+    def __init__(self, **events: Callable[..., Any]):
+        known = [f"on_{what}_{when}" for what in _EVENTS for when in ("begin", "end")]
+        for event, function in events.items():
+            choice("event", event, known)
+            if not callable(function):
+                raise TypeError(f"{event} must be callable, got {function!r}")
+            setattr(self, event, function)
+        self._events = events
+
+    def wants_batches(self):
+        return "on_batch_begin" in self._events or "on_batch_end" in self._events
+
+
+class _Monitor(Callback):
+    """Watches one number of the logs and knows whether it got better."""
+
+    def __init__(self, monitor: str, mode: str, min_delta: float = 0.0):
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor must be a name such as 'val_loss', got {monitor!r}")
+        self.monitor = monitor
+        self.mode = choice("mode", mode, ("auto", "min", "max"))
+        self.min_delta = number("min_delta", min_delta, low=0)
+        self.best = math.nan
+
+    def on_train_begin(self, logs):
+        self.best = math.nan
+
+    def _sign(self) -> int:
+        if self.mode != "auto":
+            return 1 if self.mode == "max" else -1
+        name = self.monitor.removeprefix("val_")
+        larger = {m.name for m in self.trainer.metrics if m.larger_is_better}
+        return 1 if name in larger else -1
+
+    def _improved(self, logs: Logs) -> bool:
+        if self.monitor not in logs:
+            raise ValueError(f"monitor {self.monitor!r} is not in the logs, which hold {', '.join(logs)}")
+        value = logs[self.monitor]
+        if not math.isnan(self.best) and not self._sign() * (value - self.best) > self.min_delta:
+            return False
+        self.best = value
+        return True
+
+
+class EarlyStopping(_Monitor):
+    """Stop when a number has not improved for `patience` epochs.
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss" ("loss" where there is no validation data)
+    patience : int >= 0, default 5
+    min_delta : float >= 0, default 0
+        Smaller changes do not count.
+    mode : "auto", "min" or "max"
+    restore_best_weights : bool, default True
+    """
+
+    def __init__(self, monitor: str | None = None, patience: int = 5, min_delta: float = 0.0,
+                 mode: str = "auto", restore_best_weights: bool = True):  # fmt: skip
+        super().__init__(monitor or "val_loss", mode, min_delta)
+        self._automatic = monitor is None
+        self.patience = integer("patience", patience, low=0)
+        self.restore_best_weights = bool(restore_best_weights)
+        self.stopped_epoch: int | None = None
+
+    def on_train_begin(self, logs):
+        super().on_train_begin(logs)
+        self.wait, self.stopped_epoch, self._weights = 0, None, None
+
+    def on_epoch_end(self, epoch, logs):
+        if self._automatic:
+            self.monitor = "val_loss" if "val_loss" in logs else "loss"
+        if self._improved(logs):
+            self.wait = 0
+            if self.restore_best_weights:
+                self._weights = self.trainer.network.get_weights()
+            return
+        self.wait += 1
+        if self.wait >= max(self.patience, 1):
+            self.stopped_epoch = epoch
+            self.trainer.stop_training = True
+
+    def on_train_end(self, logs):
+        if self._weights is not None and self.wait:
+            self.trainer.network.set_weights(self._weights)
+
+
+class ModelCheckpoint(_Monitor):
+    """Save the network after every epoch, or only when a number improved.
+
+    Parameters
+    ----------
+    path : str or path
+        ``{epoch}`` and names of the logs are filled in: "net-{epoch:02d}-{val_loss:.3f}.safetensors".
+    monitor : str, default "val_loss"
+    save_best_only : bool, default False
+    mode : "auto", "min" or "max"
+    """
+
+    def __init__(self, path: str | os.PathLike[str], monitor: str = "val_loss",
+                 save_best_only: bool = False, mode: str = "auto"):  # fmt: skip
+        super().__init__(monitor, mode)
+        self.path = os.fspath(path)
+        self.save_best_only = bool(save_best_only)
+
+    def on_epoch_end(self, epoch, logs):
+        if self.save_best_only and not self._improved(logs):
+            return
+        try:
+            path = self.path.format(epoch=epoch, **logs)
+        except (KeyError, IndexError) as error:
+            raise ValueError(f"{self.path!r} names {error}, the logs hold epoch, {', '.join(logs)}") from None
+        self.trainer.network.save(path)
+
+
+class CallbackList:
+    """All callbacks of a fit, called in order."""
+
+    def __init__(self, callbacks: Any, trainer: Trainer):
+        callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks must be fastnet callbacks, got {callback!r}")
+            callback.trainer = trainer
+        self.callbacks = callbacks
+        self.wants_batches = any(c.wants_batches() for c in callbacks)
+
+    def call(self, event: str, *arguments: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(*arguments)
+
+
+def plain(logs: dict[str, Any]) -> Logs:
+    """Logs as Python floats."""
+    return {k: float(np.float64(v)) for k, v in logs.items()}

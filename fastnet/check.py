@@ -1,0 +1,140 @@
+"""Validation before any work: every error says what was wanted and what came."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+#: What the engine reads where it lies; anything else is converted to float32 once.
+_IN_PLACE = frozenset("fB?b")
+_REAL = frozenset("fdegbhilqBHILQ?")
+
+
+def number(name: str, value: Any, *, low=None, high=None, above=None, below=None) -> float:
+    """A finite number as a float, within low <= value <= high and above < value < below."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    value = float(value)
+    fits = math.isfinite(value)
+    fits = fits and (low is None or value >= low) and (high is None or value <= high)
+    fits = fits and (above is None or value > above) and (below is None or value < below)
+    if not fits:
+        bounds = {">=": low, ">": above, "<=": high, "<": below}
+        wanted = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
+        raise ValueError(f"{name} must be a finite number {wanted}".rstrip() + f", got {value!r}")
+    return value
+
+
+def integer(name: str, value: Any, *, low: int | None = None) -> int:
+    """An integer >= low."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if low is not None and value < low:
+        raise ValueError(f"{name} must be an integer >= {low}, got {value}")
+    return int(value)
+
+
+def seed(value: Any) -> int:
+    """A seed as an integer in [0, 2**64); None draws one."""
+    if value is None:
+        import secrets
+
+        return secrets.randbits(63)
+    value = integer("seed", value, low=0)
+    if value >= 2**64:
+        raise ValueError(f"seed must be below 2**64, got {value}")
+    return value
+
+
+def choice(what: str, name: Any, names: Iterable[str]) -> str:
+    """One of `names`; the error lists them and guesses what was meant."""
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be a name such as {next(iter(names))!r}, got {name!r}")
+    known = sorted(names)
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"unknown {what} {name!r}; {hint}known are {', '.join(known)}")
+
+
+def shape(name: str, value: Any) -> tuple[int, ...]:
+    """An int or a tuple of ints >= 1, without the batch axis."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        value = (value,)
+    if not isinstance(value, tuple | list) or not value:
+        raise TypeError(f"{name} must be an int or a tuple of ints, without the batch axis, got {value!r}")
+    axes = tuple(integer(f"{name}[{i}]", n, low=1) for i, n in enumerate(value))
+    if len(axes) > 6:
+        raise ValueError(f"{name} can have at most 6 axes behind the batch axis, got {axes}")
+    if math.prod(axes) > 2**29:
+        raise ValueError(f"{name} {axes} is too large: at most 2**29 values a row")
+    return axes
+
+
+def array(name: str, value: Any) -> np.ndarray:
+    """A numeric array of whatever NumPy can convert; TypeError for text, objects, complex, sparse."""
+    if hasattr(value, "toarray") and hasattr(value, "nnz"):
+        raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray()")
+    try:
+        result = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be made an array: its rows differ in length") from error
+    if result.dtype.kind in "OUSV" and result.size:
+        try:
+            result = np.asarray(value, dtype=np.float64) if result.dtype.kind == "O" else None
+        except (TypeError, ValueError):
+            result = None
+        if result is None:
+            raise TypeError(f"{name} must hold numbers, got dtype {np.asarray(value).dtype}")
+    if result.dtype.char not in _REAL:
+        raise TypeError(f"{name} must hold real numbers, got dtype {result.dtype}")
+    return result
+
+
+def features(name: str, value: Any) -> np.ndarray:
+    """x as the engine reads it: float32, uint8, int8 or bool in C order, in place where it already is."""
+    x = value if type(value) is np.ndarray else array(name, value)
+    if x.dtype.char not in _IN_PLACE or not x.dtype.isnative:
+        if x.dtype.char not in _REAL:
+            x = array(name, x)
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32)
+    if not x.flags.c_contiguous:
+        x = np.ascontiguousarray(x)
+    return x
+
+
+def rows(name: str, x: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
+    """x with shape (n, *wanted); a (n,) array equals (n, 1)."""
+    if x.shape[1:] == wanted:
+        return x
+    if x.ndim == 1 and math.prod(wanted) == 1:
+        return x.reshape(len(x), *wanted)
+    if x.shape == wanted:
+        raise ValueError(f"{name} is one row of shape {x.shape}; pass {name}[None] for a batch of one")
+    if x.ndim and math.prod(x.shape[1:]) == math.prod(wanted):
+        raise ValueError(
+            f"{name} must have shape (n, {', '.join(map(str, wanted))}), got {x.shape}; "
+            f"the sizes agree: {name}.reshape(len({name}), {', '.join(map(str, wanted))}), "
+            "or begin the network with Input of that shape and Flatten() or Reshape()"
+        )
+    raise ValueError(f"{name} must have shape (n, {', '.join(map(str, wanted))}), got {x.shape}")
+
+
+def weights(name: str, value: Any, n: int) -> np.ndarray:
+    """Sample weights, finite and >= 0, as float32 of shape (n,)."""
+    w = np.ascontiguousarray(array(name, value), dtype=np.float32)
+    if w.shape not in ((n,), (n, 1)):
+        raise ValueError(f"{name} must have shape ({n},), got {w.shape}")
+    w = w.reshape(n)
+    if not np.isfinite(w).all() or (w < 0).any():
+        raise ValueError(f"{name} must be finite and >= 0, got {w[~((w >= 0) & np.isfinite(w))][0]}")
+    if n and not w.any():
+        raise ValueError(f"{name} are all zero: there is nothing to learn from")
+    return w

@@ -1,0 +1,26 @@
+"""Errors of fastnet that are not plain ValueError or TypeError."""
+
+from __future__ import annotations
+
+
+class DivergenceError(ArithmeticError):
+    """Training produced NaN or infinity; the network keeps the last weights that were good.
+
+    Attributes
+    ----------
+    layer : str
+        Name of the first layer whose output (or weights) are not finite.
+    epoch, step : int
+        Where it happened, counted from 0 in this fit.
+    history : History
+        The epochs before.
+    """
+
+    def __init__(self, message: str, layer: str, epoch: int, step: int):
+        super().__init__(message)
+        self.layer, self.epoch, self.step = layer, epoch, step
+        self.history = None
+
+
+class ModelFileError(ValueError):
+    """A model file that is damaged, truncated, foreign, too large or hostile."""

@@ -1,0 +1,106 @@
+"""What every layer shares: a name, shapes, weights to be, and how it is lowered to the engine's ops."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .. import initializers
+from ..check import choice
+from ..initializers import Initializer
+
+if TYPE_CHECKING:
+    from ..lowering import Lowering
+
+Shape = tuple[int, ...]
+
+#: Layer classes by name: the closed table that model files are read with.
+LAYERS: dict[str, type[Layer]] = {}
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight that a layer wants: `decay` marks kernels, which penalties apply to."""
+
+    name: str
+    shape: Shape
+    initializer: Initializer
+    decay: bool = False
+    trainable: bool = True
+
+
+class Layer:
+    """A step of a network. Subclasses state their parameters, shapes, weights and ops.
+
+    Parameters
+    ----------
+    name : str, optional
+        Shown in summaries and errors; by default the class's name and a number, as in Keras.
+    """
+
+    #: Active while training, the identity otherwise.
+    training_only: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith(__package__):
+            LAYERS[cls.__name__] = cls
+
+    def __init__(self, *, name: str | None = None):
+        if name is not None and (not isinstance(name, str) or not name):
+            raise TypeError(f"name must be a text that is not empty, got {name!r}")
+        self.name = name
+        self.input_shape: Shape | None = None
+        self.output_shape: Shape | None = None
+
+    def default_name(self) -> str:
+        """The class's name in snake case: Dense -> dense."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    def build(self, input_shape: Shape) -> Shape:
+        """Check the shape of a row and return the shape it becomes. ValueError if it cannot."""
+        return input_shape
+
+    def weights(self) -> list[Weight]:
+        """The weights wanted, in canonical order, once built."""
+        return []
+
+    def lower(self, to: Lowering, x: int) -> int:
+        """Add this layer's ops to the plan; x and the result are buffers."""
+        raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that make this layer again, as JSON can hold them."""
+        return {}
+
+    def multiply_adds(self) -> int:
+        """Multiply-adds of a row, forward."""
+        return 0
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.config().items() if v is not None)
+        return f"{type(self).__name__}({arguments})"
+
+
+def layer_config(layer: Layer) -> dict[str, Any]:
+    """A layer as model files keep it."""
+    return {"class": type(layer).__name__, "name": layer.name, "config": layer.config()}
+
+
+def layer_from_config(config: dict[str, Any]) -> Layer:
+    """A layer from `layer_config`; ValueError or TypeError for anything else."""
+    cls = LAYERS[choice("layer", config["class"], LAYERS)]
+    return cls(**config["config"], name=config["name"])
+
+
+def initializer_config(initializer: Initializer) -> dict[str, Any]:
+    return initializers.serialize(initializer)
+
+
+def get_initializer(value: str | Initializer | dict[str, Any] | Callable[..., np.ndarray]) -> Initializer:
+    """An initializer from a name, an object, a function f(shape, rng), or a model file's dict."""
+    return initializers.deserialize(value) if isinstance(value, dict) else initializers.get(value)

@@ -1,0 +1,326 @@
+"""Networks: layers with weights. A network predicts; a `Trainer` trains it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import _core, check
+from .layers import Input, Layer
+from .lowering import Lowered, Request, lower
+
+#: Rows of one pass of predict; any number of rows gives the same bits.
+_PREDICT_ROWS = 1024
+
+
+class Network:
+    """What `Sequential` is made of: layers in order, their weights, and plans for the engine."""
+
+    def __init__(self, seed: int | None = None, name: str | None = None):
+        self.name = name or type(self).__name__.lower()
+        self.seed = check.seed(seed)
+        self.layers: list[Layer] = []
+        self.input_shape: tuple[int, ...] | None = None
+        self.output_shape: tuple[int, ...] | None = None
+        self.params: _core.Params | None = None
+        self._plans: dict[Request, Lowered] = {}
+        self._single: tuple[Any, ...] | None = None
+
+    # ---- building ---------------------------------------------------------------------------------
+
+    @property
+    def built(self) -> bool:
+        """Whether the shape of rows is known and weights are drawn."""
+        return self.params is not None
+
+    def build(self, input_shape: int | tuple[int, ...]) -> None:
+        """Fix the shape of a row (without the batch axis) and draw the weights.
+
+        Raises
+        ------
+        ValueError
+            If a layer cannot take its input's shape; the message names the layer.
+        """
+        shape = check.shape("input_shape", input_shape)
+        if self.built:
+            if shape != self.input_shape:
+                raise ValueError(f"{self.name} is built for rows of shape {self.input_shape}, not {shape}")
+            return
+        self._name_layers()
+        x = shape
+        for layer in self.layers:
+            try:
+                y = layer.build(x)
+            except ValueError as error:
+                raise ValueError(f"layer {layer.name!r}: {error}") from None
+            layer.input_shape, layer.output_shape = x, y
+            x = y
+        self.input_shape, self.output_shape = shape, x
+        params = _core.Params(self._plan(Request("predict", 1)).plan)
+        for i, (number, values) in enumerate(self._draw()):
+            check.integer("weight", i, low=0)
+            params.set(number, values)
+        self.params = params
+
+    def _name_layers(self) -> None:
+        taken: set[str] = set()
+        for layer in self.layers:
+            if layer.name is not None and layer.name in taken:
+                raise ValueError(f"two layers are named {layer.name!r}")
+            if layer.name:
+                taken.add(layer.name)
+        for layer in self.layers:
+            if layer.name is None:
+                base, i = layer.default_name(), 0
+                while (name := base if i == 0 else f"{base}_{i}") in taken:
+                    i += 1
+                layer.name = name
+                taken.add(name)
+
+    def _draw(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Initial values of every weight, from the seed and the weight's place alone."""
+        number = 0
+        for layer in self.layers:
+            for weight in layer.weights():
+                rng = np.random.Generator(np.random.Philox(key=[self.seed, number]))
+                values = weight.initializer(weight.shape, rng)
+                yield number, np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+                number += 1
+
+    def _plan(self, request: Request) -> Lowered:
+        lowered = self._plans.get(request)
+        if lowered is None:
+            if len(self._plans) > 32:  # batch sizes that came by once
+                self._plans.clear()
+            lowered = self._plans[request] = lower(self, request)
+        return lowered
+
+    def _need_built(self, what: str, x: np.ndarray | None = None) -> None:
+        if self.built:
+            return
+        if x is None or x.ndim < 1:
+            raise ValueError(
+                f"{what}: the shape of rows is not known yet; begin the layers with "
+                "Input(shape), call build(input_shape), or fit first"
+            )
+        self.build(x.shape[1:] or (1,))
+
+    # ---- weights ----------------------------------------------------------------------------------
+
+    def _weight_list(self) -> list[tuple[Layer, Any]]:
+        return [(layer, weight) for layer in self.layers for weight in layer.weights()]
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of all weights, float32, in Keras's shapes and order: kernel, bias, kernel, ..."""
+        self._need_built("get_weights")
+        return [self._read(i, weight.shape) for i, (_, weight) in enumerate(self._weight_list())]
+
+    def _read(self, number: int, shape: tuple[int, ...], part: int = 0) -> np.ndarray:
+        values = np.empty(math.prod(shape), np.float32)
+        self.params.get(number, values, part)
+        return values.reshape(shape)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        """Set all weights from a list like that of `get_weights`.
+
+        Raises
+        ------
+        ValueError
+            If the number of arrays or a shape is wrong; then nothing has changed.
+        """
+        self._need_built("set_weights")
+        wanted = self._weight_list()
+        if len(weights) != len(wanted):
+            raise ValueError(f"{self.name} has {len(wanted)} weights, got a list of {len(weights)}")
+        arrays = []
+        for i, (value, (layer, weight)) in enumerate(zip(weights, wanted, strict=True)):
+            array = check.array(f"weights[{i}]", value)
+            if array.shape != weight.shape:
+                raise ValueError(
+                    f"weights[{i}] ({layer.name}.{weight.name}) must have shape {weight.shape}, got {array.shape}"
+                )
+            arrays.append(np.ascontiguousarray(array, dtype=np.float32).reshape(-1))
+        for i, array in enumerate(arrays):
+            self.params.set(i, array)
+
+    def refresh(self, layer: Layer) -> None:
+        """Take over what a layer's own statistics have become (`Normalization.adapt`)."""
+        self._need_built("refresh")
+        for i, (owner, weight) in enumerate(self._weight_list()):
+            if owner is layer and not weight.trainable:
+                self.params.set(i, weight.initializer(weight.shape, None).reshape(-1))
+
+    def count_params(self) -> int:
+        """Number of weights, trained or not."""
+        self._need_built("count_params")
+        return sum(math.prod(weight.shape) for _, weight in self._weight_list())
+
+    # ---- predicting -------------------------------------------------------------------------------
+
+    def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
+        """Outputs for rows of x.
+
+        Parameters
+        ----------
+        x : array (n, *input_shape)
+            float32 in C order, uint8, int8 and bool are read in place; anything else is converted once.
+        batch_size : int, optional
+            Rows computed at a time; changes memory, never results: a row gives the same bits alone
+            and in any batch.
+
+        Returns
+        -------
+        float32 array (n, *output_shape)
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a wrong shape or dtype, and for NaN or infinity (with row and column).
+        """
+        single = self._single
+        if single is not None and type(x) is np.ndarray and x.shape == single[0] and x.flags.c_contiguous:
+            if x.dtype.char in "fB":
+                return self._predict_one(x, single)
+        x = check.features("x", x)
+        self._need_built("predict", x)
+        return self._predict(check.rows("x", x, self.input_shape), batch_size)
+
+    def _predict_one(self, x: np.ndarray, single: tuple[Any, ...]) -> np.ndarray:
+        """One row: as little as possible around the engine's call."""
+        _, shape, lowered = single
+        out = np.empty(shape, np.float32)
+        work = lowered.take_work()
+        result = _core.run(lowered.plan, self.params, work, (x,), n_rows=1, batch_size=1, output=out)
+        lowered.works.append(work)
+        if result.status != "ok":
+            raise_bad_input(result, "x")
+        return out
+
+    def _predict(self, x: np.ndarray, batch_size: int | None, layers: int | None = None) -> np.ndarray:
+        if batch_size is not None:
+            batch_size = check.integer("batch_size", batch_size, low=1)
+        rows = min(len(x), batch_size or _PREDICT_ROWS) or 1
+        rows = rows if rows in (1, _PREDICT_ROWS) else 1 << (rows - 1).bit_length()
+        lowered = self._plan(Request("predict", rows, layers=layers))
+        shape = self.output_shape if layers is None else self.layers[layers - 1].output_shape
+        out = np.empty((len(x), *shape), np.float32)
+        if not len(x):
+            return out
+        work = lowered.take_work()
+        try:
+            result = _core.run(
+                lowered.plan, self.params, work, (x,), n_rows=len(x), batch_size=min(rows, len(x)), output=out
+            )
+        finally:
+            lowered.works.append(work)
+        if result.status != "ok":
+            raise_bad_input(result, "x")
+        if rows == 1 and layers is None:
+            self._single = (x.shape, out.shape, lowered)
+        return out
+
+    def predict_classes(self, x: Any, batch_size: int | None = None) -> np.ndarray:
+        """The most probable class of each row, int64 (n,); with one output, 1 where it is > 0.5."""
+        outputs = self.predict(x, batch_size)
+        if outputs.shape[-1] == 1:
+            return (outputs[..., 0] > 0.5).astype(np.int64)
+        return outputs.argmax(axis=-1).astype(np.int64)
+
+    # ---- training, files, text --------------------------------------------------------------------
+
+    def fit(self, x: Any, y: Any = None, *, loss: Any = "cross_entropy", optimizer: Any = "adam",
+            metrics: Sequence[Any] = (), **options: Any):  # fmt: skip
+        """Shortcut: ``Trainer(net, loss, optimizer, metrics).fit(x, y, **options)``; returns the history."""
+        from .trainer import Trainer
+
+        return Trainer(self, loss=loss, optimizer=optimizer, metrics=metrics).fit(x, y, **options)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """There is no compile: a `Trainer` takes its arguments."""
+        raise AttributeError(
+            'fastnet has no compile(); write trainer = fn.Trainer(net, loss="cross_entropy", '
+            'optimizer="adam", metrics=["accuracy"]) and then trainer.fit(x, y)'
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to one .safetensors file, all of it or nothing."""
+        from .storage import save
+
+        save(self, path)
+
+    def summary(self, batch_size: int = 32, print_fn: Any = print) -> None:
+        """Print layers, shapes, parameters, multiply-adds, and memory for a batch size."""
+        from .summary import summary
+
+        print_fn(summary(self, batch_size))
+
+    def __repr__(self) -> str:
+        inside = ", ".join(map(repr, self.layers))
+        size = f", {self.count_params():,} parameters" if self.built else ", not built"
+        return f"<{type(self).__name__} [{inside}]{size}>"
+
+
+class Sequential(Network):
+    """Layers in a chain.
+
+    Parameters
+    ----------
+    layers : list of Layer
+        May begin with `Input`; otherwise the shape of rows is taken from the first data.
+    seed : int, optional
+        Initial weights depend on it alone; drawn at random if not given.
+    name : str, optional
+
+    Examples
+    --------
+    >>> net = fn.Sequential([layers.Dense(200, activation="relu"), layers.Dense(10, activation="softmax")], seed=0)
+
+    Raises
+    ------
+    TypeError, ValueError
+        For something that is no layer, a layer twice, or shapes that do not fit (naming the layer).
+    """
+
+    def __init__(self, layers: Sequence[Layer] = (), seed: int | None = None, name: str | None = None):
+        super().__init__(seed, name)
+        for layer in layers:
+            self.add(layer)
+
+    def add(self, layer: Layer) -> None:
+        """Append a layer. Not after the network is built."""
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers must be fastnet layers, got {layer!r}")
+        if any(layer is other for other in self.layers):
+            raise ValueError(f"{layer!r} is in the network already; make a second one")
+        if isinstance(layer, Input) and self.layers:
+            raise ValueError("Input comes first")
+        if self.built and not (len(self.layers) == 1 and isinstance(self.layers[0], Input)):
+            raise ValueError("the network is built; its layers are fixed")
+        self.layers.append(layer)
+
+    def build(self, input_shape: int | tuple[int, ...] | None = None) -> None:
+        first = self.layers[0] if self.layers else None
+        if first is None:
+            raise ValueError("the network has no layers")
+        if input_shape is None:
+            if not isinstance(first, Input):
+                raise ValueError("build wants input_shape, or Input(shape) as the first layer")
+            input_shape = first.shape
+        super().build(input_shape)
+
+    def _need_built(self, what: str, x: np.ndarray | None = None) -> None:
+        if not self.built and self.layers and isinstance(self.layers[0], Input):
+            self.build()
+        super()._need_built(what, x)
+
+
+def raise_bad_input(result: _core.Result, name: str) -> None:
+    """The ValueError for NaN or infinity read from a source."""
+    raise ValueError(
+        f"{name} holds NaN or infinity in row {result.bad_row}, column {result.bad_column} "
+        "(of the row flattened); remove or fill such rows first"
+    )
