@@ -146,7 +146,7 @@ struct fn_plan {
     size_t scratch;      /* floats a thread needs */
     size_t state;        /* doubles of all metrics and losses */
     size_t max_slices;   /* flat slices */
-    bool finished, flat, stops;
+    bool finished, flat, stops, writes_output;
     double step_flops;   /* per row: all phases */
     char error[256];
 };
@@ -160,6 +160,7 @@ struct fn_params {
 };
 
 struct fn_work {
+    const fn_plan *plan; /* the one it was made for */
     char *arena;       /* 64-byte aligned */
     float *scratch;    /* per thread */
     double *state;     /* losses and metrics */
@@ -202,7 +203,7 @@ struct fn_call {
     int phase;
     bool diverged_now;
     atomic_bool diverged;
-    atomic_llong bad;       /* place of the first bad row read, or -1 */
+    atomic_llong bad;       /* the first bad value: row of this call << 32 | column, or -1 */
     atomic_int bad_source;
     fn_result *result;
 };
@@ -221,11 +222,14 @@ typedef struct fn_level {
 const fn_level *fn_level_current(void);
 int fn_table_find(const char *table, const char *name);
 
+static inline bool fn_is_f32(const fn_plan *plan, int buffer) { return plan->buffers[buffer].dtype == FN_F32; }
+
 void *fn_alloc(size_t bytes); /* zeroed, 64-byte aligned, or NULL */
 void fn_free(void *memory);
 void *fn_grow(void *array, int *capacity, int count, size_t item); /* room for one more */
 
 const char *fn_plan_phases(fn_plan *plan);
+void fn_params_check(fn_params *params); /* look for NaN and infinity: see `risky` */
 int fn_job_tiles(const fn_job *job, int rows);
 int fn_panel_width(int64_t n, int64_t column, int lanes);
 

@@ -198,7 +198,9 @@ int fn_parallel_choose(double ns, int phases, int asked) {
 
 /* ---- phases of tiles ------------------------------------------------------------------------------ */
 
-/* Tiles [low, high) that a thread still has, tagged with the phase they belong to: a thread that slept
+enum { MOST_CLAIMS = 65535 }; /* 16 bits: a phase of more tiles is claimed several at a time */
+
+/* Claims [low, high) that a thread still has, tagged with the phase they belong to: a thread that slept
  * through a phase cannot claim with what it remembers. */
 typedef struct {
     _Alignas(64) _Atomic uint64_t range;
@@ -208,8 +210,9 @@ typedef struct {
     const fn_work_list *list;
     int threads;
     uint64_t patience_ns;
+    int tiles, grain; /* of this phase; so many tiles are claimed at once */
     _Alignas(64) _Atomic uint32_t phase;
-    _Alignas(64) atomic_int left; /* tiles of this phase not yet done */
+    _Alignas(64) atomic_int left; /* claims of this phase not yet done */
     _Alignas(64) atomic_bool over, solo;
     deal deals[FN_MAX_THREADS];
 } schedule;
@@ -228,10 +231,13 @@ static void begin_phase(schedule *s) {
         atomic_store(&s->over, true);
     } else {
         const int share = atomic_load_explicit(&s->solo, memory_order_relaxed) ? 1 : s->threads;
-        atomic_store_explicit(&s->left, tiles, memory_order_relaxed);
+        s->tiles = tiles;
+        s->grain = (tiles + MOST_CLAIMS - 1) / MOST_CLAIMS;
+        const int claims = (tiles + s->grain - 1) / s->grain;
+        atomic_store_explicit(&s->left, claims, memory_order_relaxed);
         for (int t = 0; t < s->threads; t++) {
-            const unsigned low = t < share ? (unsigned)((long)tiles * t / share) : 0;
-            const unsigned high = t < share ? (unsigned)((long)tiles * (t + 1) / share) : 0;
+            const unsigned low = t < share ? (unsigned)((long)claims * t / share) : 0;
+            const unsigned high = t < share ? (unsigned)((long)claims * (t + 1) / share) : 0;
             atomic_store_explicit(&s->deals[t].range, pack(phase, low, high), memory_order_relaxed);
         }
     }
@@ -253,9 +259,10 @@ static int claim(deal *d, uint32_t phase, bool front) {
 static void run_tiles(schedule *s, int thread, uint32_t phase) {
     for (int t = 0; t < s->threads; t++) {
         const int owner = (thread + t) % s->threads;
-        int tile;
-        while ((tile = claim(&s->deals[owner], phase, t == 0)) >= 0) {
-            s->list->run(s->list->context, tile, thread);
+        int index;
+        while ((index = claim(&s->deals[owner], phase, t == 0)) >= 0) {
+            const int end = at_most((index + 1) * s->grain, s->tiles);
+            for (int tile = index * s->grain; tile < end; tile++) s->list->run(s->list->context, tile, thread);
             if (atomic_fetch_sub_explicit(&s->left, 1, memory_order_acq_rel) == 1) {
                 begin_phase(s);
                 return;

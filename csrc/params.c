@@ -11,7 +11,7 @@ int fn_panel_width(int64_t n, int64_t column, int lanes) {
 }
 
 fn_params *fn_params_new(const fn_plan *plan) {
-    fn_params *p = fn_alloc(sizeof *p);
+    fn_params *p = plan->finished ? fn_alloc(sizeof *p) : NULL;
     if (!p) return NULL;
     p->n_params = plan->n_params;
     p->size = plan->param_size;
@@ -76,17 +76,19 @@ fn_status fn_params_set(fn_params *params, int param, int part, const float *val
         return FN_EINVAL;
     const fn_param *p = &params->params[param];
     transfer(p, params->lanes, params->block[part] + p->offset, (float *)values, true);
-    if (part == 0) atomic_store(&params->risky, fn_params_nonfinite(params) >= 0);
+    if (part == 0) fn_params_check(params);
     return FN_OK;
 }
 
 /* Fresh slots, every trained weight's set to `fill` (padding as well: it never reaches a result). */
 fn_status fn_params_need_slots(fn_params *params, int n_slots, float fill) {
+    if (n_slots < 0 || n_slots > 2) return FN_EINVAL;
     for (int s = 1; s <= n_slots; s++) {
         if (!params->block[s]) params->block[s] = fn_alloc(params->size * sizeof(float));
         if (!params->block[s]) return FN_ENOMEM;
-        for (size_t i = 0; i < params->size; i++) params->block[s][i] = fill;
     }
+    for (int s = 1; s <= n_slots; s++)
+        for (size_t i = 0; i < params->size; i++) params->block[s][i] = fill;
     return FN_OK;
 }
 
@@ -100,7 +102,7 @@ void fn_params_copy_weights(fn_params *to, const fn_params *from) {
     atomic_store(&to->risky, atomic_load(&from->risky));
 }
 
-int fn_params_nonfinite(const fn_params *params) {
+static int first_nonfinite(const fn_params *params) {
     for (int i = 0; i < params->n_params; i++) {
         const float *w = params->block[0] + params->params[i].offset;
         const size_t size = params->params[i].size;
@@ -112,6 +114,12 @@ int fn_params_nonfinite(const fn_params *params) {
         }
     }
     return -1;
+}
+
+void fn_params_check(fn_params *params) { atomic_store(&params->risky, first_nonfinite(params) >= 0); }
+
+int fn_params_nonfinite(const fn_params *params) {
+    return atomic_load(&((fn_params *)params)->risky) ? first_nonfinite(params) : -1;
 }
 
 size_t fn_params_bytes(const fn_params *params) {

@@ -225,6 +225,9 @@ static void update_phases(builder *b) {
     for (int i = 0; i < plan->n_ops && !b->failed; i++) {
         const fn_op *op = &plan->ops[i];
         if (!op->impl->update || !plan->buffers[op->out[0]].gradient || !op->slices) continue;
+        bool trained = false;
+        for (int j = 0; j < op->n_params; j++) trained |= plan->params[op->params[j]].trainable != 0;
+        if (!trained) continue;
         open_job(b, (fn_job){.slices = op->slices});
         if (!b->failed) add_pass(b, FN_UPDATE, i);
     }
@@ -247,6 +250,9 @@ static void count_flops(fn_plan *plan) {
 }
 
 const char *fn_plan_phases(fn_plan *plan) {
+    plan->n_passes = plan->n_jobs = plan->n_phases = 0; /* after a call that ran out of memory */
+    fn_free(plan->passes), fn_free(plan->jobs), fn_free(plan->phases);
+    plan->passes = NULL, plan->jobs = NULL, plan->phases = NULL;
     builder b = {.plan = plan};
     chain c = {.b = &b};
     if (plan->options.mode == FN_TRAIN) {

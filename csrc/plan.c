@@ -36,6 +36,11 @@ void fn_plan_free(fn_plan *plan) {
     fn_free(plan);
 }
 
+static bool closed(fn_plan *plan) {
+    if (plan->finished) fail(plan, "the plan is finished: it cannot change");
+    return plan->finished;
+}
+
 /* The product of a shape, or -1 when an axis is negative or the product is out of range. */
 static int64_t count_of(int rank, const int64_t *shape) {
     int64_t count = 1;
@@ -54,6 +59,8 @@ static int capacity_of(int count) {
 }
 
 int fn_plan_buffer(fn_plan *plan, fn_dtype dtype, int rank, const int64_t *shape) {
+    if (closed(plan)) return -1;
+    if (dtype < FN_F32 || dtype > FN_BOOL) return fail(plan, "unknown dtype %d", (int)dtype);
     if (rank < 0 || rank > FN_MAX_RANK) return fail(plan, "a buffer has 0 to %d axes, not %d", FN_MAX_RANK, rank);
     const int64_t cols = count_of(rank, shape);
     if (cols < 1) return fail(plan, "a row of a buffer needs 1 to %d values", INT_MAX / 2);
@@ -64,11 +71,13 @@ int fn_plan_buffer(fn_plan *plan, fn_dtype dtype, int rank, const int64_t *shape
     fn_buffer *b = &plan->buffers[plan->n_buffers];
     *b = (fn_buffer){.dtype = dtype, .rank = rank, .cols = cols, .alias = plan->n_buffers, .producer = -1, .copies = 1};
     b->ld = (cols + FN_PAD - 1) / FN_PAD * FN_PAD;
+    if (cols > 8 * FN_PAD) b->ld |= FN_PAD; /* an odd number of cache lines: rows spread over all cache sets */
     if (rank) memcpy(b->shape, shape, (size_t)rank * sizeof *shape);
     return plan->n_buffers++;
 }
 
 int fn_plan_param(fn_plan *plan, int rank, const int64_t *shape, int decay, int trainable) {
+    if (closed(plan)) return -1;
     if (rank < 1 || rank > FN_MAX_RANK) return fail(plan, "a parameter has 1 to %d axes, not %d", FN_MAX_RANK, rank);
     const int64_t count = count_of(rank, shape);
     if (count < 1) return fail(plan, "a parameter needs 1 to %d values", INT_MAX / 2);
@@ -83,6 +92,7 @@ int fn_plan_param(fn_plan *plan, int rank, const int64_t *shape, int decay, int 
 }
 
 int fn_plan_op(fn_plan *plan, const char *name, int layer) {
+    if (closed(plan)) return -1;
     const int kind = fn_table_find("op", name);
     if (kind < 0) return fail(plan, "unknown op '%s'", name);
     if (plan->n_ops == FN_MAX_OPS) return fail(plan, "more than %d ops", FN_MAX_OPS);
@@ -100,6 +110,7 @@ int fn_plan_op(fn_plan *plan, const char *name, int layer) {
 static fn_op *op_at(fn_plan *plan, int op) { return op >= 0 && op < plan->n_ops ? &plan->ops[op] : NULL; }
 
 int fn_op_input(fn_plan *plan, int op, int buffer) {
+    if (closed(plan)) return -1;
     fn_op *o = op_at(plan, op);
     if (!o || buffer < 0 || buffer >= plan->n_buffers || o->n_in == o->impl->max_inputs)
         return fail(plan, "op %d cannot take buffer %d as input %d", op, buffer, o ? o->n_in : -1);
@@ -109,6 +120,7 @@ int fn_op_input(fn_plan *plan, int op, int buffer) {
 }
 
 int fn_op_output(fn_plan *plan, int op, int buffer) {
+    if (closed(plan)) return -1;
     fn_op *o = op_at(plan, op);
     if (!o || buffer < 0 || buffer >= plan->n_buffers || o->n_out == o->impl->n_outputs)
         return fail(plan, "op %d cannot write buffer %d as output %d", op, buffer, o ? o->n_out : -1);
@@ -119,6 +131,7 @@ int fn_op_output(fn_plan *plan, int op, int buffer) {
 }
 
 int fn_op_param(fn_plan *plan, int op, int param) {
+    if (closed(plan)) return -1;
     fn_op *o = op_at(plan, op);
     if (!o || param < 0 || param >= plan->n_params || o->n_params == o->impl->max_params)
         return fail(plan, "op %d cannot use parameter %d", op, param);
@@ -134,6 +147,7 @@ static int attribute_index(const fn_op *op, const char *name) {
 }
 
 int fn_op_number(fn_plan *plan, int op, const char *attribute, double value) {
+    if (closed(plan)) return -1;
     fn_op *o = op_at(plan, op);
     const int i = o ? attribute_index(o, attribute) : -1;
     if (i < 0 || o->impl->attributes[i].kind != FN_ATTR_NUMBER)
@@ -144,6 +158,7 @@ int fn_op_number(fn_plan *plan, int op, const char *attribute, double value) {
 
 int fn_op_string(fn_plan *plan, int op, const char *attribute, const char *value) {
     static const char *const table[] = {[FN_ATTR_ACTIVATION] = "activation", [FN_ATTR_LOSS] = "loss", [FN_ATTR_METRIC] = "metric"};
+    if (closed(plan)) return -1;
     fn_op *o = op_at(plan, op);
     const int i = o ? attribute_index(o, attribute) : -1;
     if (i < 0 || o->impl->attributes[i].kind == FN_ATTR_NUMBER)
@@ -158,6 +173,9 @@ int fn_op_string(fn_plan *plan, int op, const char *attribute, const char *value
 
 /* Each op is complete, its sizes agree, and what it reads was written before. */
 static int check_ops(fn_plan *plan) {
+    if (!plan->n_ops) return fail(plan, "the plan has no op");
+    plan->stops = plan->writes_output = false;
+    plan->n_sources = 0;
     for (int i = 0; i < plan->n_ops; i++) {
         fn_op *op = &plan->ops[i];
         const char *name = fn_table_name("op", op->kind);
@@ -190,6 +208,7 @@ static void mark_gradients(fn_plan *plan) {
 
 /* An elementwise op works in its input's memory when nobody else reads that and no backward pass needs it. */
 static void share_memory(fn_plan *plan) {
+    for (int i = 0; i < plan->n_buffers; i++) plan->buffers[i].alias = i;
     for (int i = 0; i < plan->n_ops; i++) {
         fn_op *op = &plan->ops[i];
         if (!(op->flags & FN_ELEMENTWISE) || !op->n_out) continue;
@@ -202,6 +221,7 @@ static void share_memory(fn_plan *plan) {
 
 /* Offsets of parameters in their block, each padded to whole vectors of the widest level. */
 static void lay_out_params(fn_plan *plan) {
+    plan->param_size = 0;
     for (int i = 0; i < plan->n_params; i++) {
         fn_param *p = &plan->params[i];
         size_t size = (size_t)p->count;
@@ -230,21 +250,23 @@ static int lay_out_arena(fn_plan *plan) {
         const size_t bytes = (rows * (size_t)b->ld * item_size(b->dtype) + 63) / 64 * 64;
         if (bytes > PTRDIFF_MAX / 8 || at > PTRDIFF_MAX / 8) return fail(plan, "%zu rows are too many", rows);
         b->copy_bytes = bytes;
-        if (b->alias != i) {
-            b->offset = plan->buffers[b->alias].offset;
-            b->copies = plan->buffers[b->alias].copies;
-            b->gradient_offset = plan->buffers[b->alias].gradient_offset;
-            continue;
-        }
+        if (b->alias != i) continue;
         b->offset = at;
         at += bytes * (size_t)b->copies;
         bool gradient = false;
-        for (int j = i; j < plan->n_buffers; j++) gradient |= plan->buffers[j].alias == i && plan->buffers[j].gradient;
+        for (int j = 0; j < plan->n_buffers; j++) gradient |= plan->buffers[j].alias == i && plan->buffers[j].gradient;
         if (gradient) {
             b->gradient_offset = at;
             at += bytes;
         }
     }
+    for (int i = 0; i < plan->n_buffers; i++) { /* buffers that use another's memory */
+        fn_buffer *b = &plan->buffers[i];
+        b->offset = plan->buffers[b->alias].offset;
+        b->copies = plan->buffers[b->alias].copies;
+        b->gradient_offset = plan->buffers[b->alias].gradient_offset;
+    }
+    plan->state = plan->scratch = 0;
     for (int i = 0; i < plan->n_ops; i++) {
         plan->ops[i].copy_offset = at;
         at += (plan->ops[i].copy_bytes + 63) / 64 * 64;

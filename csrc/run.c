@@ -8,8 +8,10 @@
 /* ---- work ----------------------------------------------------------------------------------------- */
 
 fn_work *fn_work_new(const fn_plan *plan, int max_threads) {
+    if (!plan->finished || max_threads < 1 || max_threads > FN_MAX_THREADS) return NULL;
     fn_work *w = fn_alloc(sizeof *w);
     if (!w) return NULL;
+    w->plan = plan;
     w->max_threads = max_threads;
     w->scratch_stride = (plan->scratch + 63) / 64 * 64;
     w->arena = fn_alloc(plan->arena_bytes);
@@ -37,6 +39,7 @@ void fn_work_free(fn_work *w) {
 }
 
 void *fn_work_buffer(fn_work *work, const fn_plan *plan, int buffer, int gradient) {
+    if (buffer < 0 || buffer >= plan->n_buffers) return NULL;
     const fn_buffer *b = &plan->buffers[buffer];
     if (gradient) return b->gradient ? work->arena + b->gradient_offset : NULL;
     return work->arena + b->offset + (b->copies == 2 ? (size_t)(work->resume_step & 1) * b->copy_bytes : 0);
@@ -84,6 +87,20 @@ static int64_t source_row(const fn_run_args *args, int64_t place) {
     return args->order ? args->order[place] : place;
 }
 
+/* Value i of a row as float32, which is what the input op makes of it. */
+static float value_of(const void *row, fn_dtype dtype, int64_t i) {
+    switch (dtype) {
+    case FN_F32: return ((const float *)row)[i];
+    case FN_F64: return (float)((const double *)row)[i];
+    case FN_I32: return (float)((const int32_t *)row)[i];
+    case FN_I64: return (float)((const int64_t *)row)[i];
+    case FN_I8: return (float)((const int8_t *)row)[i];
+    case FN_U8:
+    case FN_BOOL: break;
+    }
+    return (float)((const uint8_t *)row)[i];
+}
+
 /* Sum of sample weights of the minibatch, in order; its number of rows when there are none. */
 static double sum_weights(const fn_call *call) {
     const fn_plan *plan = call->plan;
@@ -95,7 +112,7 @@ static double sum_weights(const fn_call *call) {
         double sum = 0;
         for (int r = 0; r < call->rows; r++) {
             const char *row = (const char *)s->data + (size_t)source_row(call->args, call->first + r) * s->row_bytes;
-            for (int64_t c = 0; c < plan->buffers[op->in[2]].cols; c++) sum += ((const float *)row)[c];
+            for (int64_t c = 0; c < plan->buffers[op->in[2]].cols; c++) sum += value_of(row, s->dtype, c);
         }
         return sum;
     }
@@ -199,6 +216,7 @@ static void apply_optimizer(const fn_call *call, const fn_param *p, size_t at, i
 
 void fn_sink(const fn_call *call, int param, size_t at, int64_t n, const float *g) {
     const fn_param *p = &call->plan->params[param];
+    if (!p->trainable) return;
     if (call->plan->flat)
         memcpy(call->params->block[3] + p->offset + at, g, (size_t)n * sizeof(float));
     else
@@ -315,7 +333,7 @@ static fn_status finish(fn_call *call) {
     fn_result *result = call->result;
     const int64_t bad = atomic_load(&call->bad);
     if (bad >= 0) {
-        result->bad_row = source_row(call->args, bad >> 32);
+        result->bad_row = source_row(call->args, call->args->first + (bad >> 32));
         result->bad_column = bad & 0xffffffff;
         result->bad_source = atomic_load(&call->bad_source);
         return FN_EINPUT;
@@ -325,11 +343,24 @@ static fn_status finish(fn_call *call) {
     return FN_OK;
 }
 
+/* Whether the rows asked for make sense, and there is something to read them from and to write them to. */
+static bool rows_fit(const fn_plan *plan, const fn_run_args *args) {
+    if (args->batch_size < 1 || args->batch_size > plan->options.max_rows) return false;
+    if (args->first < 0 || args->n_rows < 0 || args->n_rows > INT64_MAX - args->batch_size) return false;
+    if (args->n_rows == 0) return true;
+    if (args->n_sources < plan->n_sources || args->n_sources > FN_MAX_SOURCES) return false;
+    for (int i = 0; i < plan->n_sources; i++)
+        if (!args->sources[i].data) return false;
+    return args->output || !plan->writes_output;
+}
+
 fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn_run_args *args, fn_result *result) {
     const bool train = plan->options.mode == FN_TRAIN;
-    if (!plan->finished || args->batch_size < 1 || args->batch_size > plan->options.max_rows || !fn_params_match(params, plan)) return FN_EINVAL;
-    if (train && plan->options.update != FN_UPDATE_NONE && (!args->optimizer || !args->rates)) return FN_EINVAL;
+    if (!plan->finished || work->plan != plan || !fn_params_match(params, plan) || !rows_fit(plan, args)) return FN_EINVAL;
+    if (train && plan->options.update != FN_UPDATE_NONE && !args->optimizer) return FN_EINVAL;
+    if (train && args->optimizer && !args->rates) return FN_EINVAL;
     if (plan->flat && train && !params->block[3]) return FN_EINVAL;
+    if (train && plan->options.update == FN_UPDATE_FUSED && args->optimizer->global_clipnorm > 0) return FN_EINVAL; /* the norm needs all gradients first */
     const uint64_t start = fn_now_ns();
     const bool resume = work->resume_phase > 0;
     fn_call call = {.plan = plan, .params = params, .work = work, .args = args, .result = result};
@@ -344,6 +375,7 @@ fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn
         for (int s = 1; s <= call.optimizer->slots; s++)
             if (!params->block[s]) return FN_EINVAL;
     }
+    if (resume && work->resume_step >= call.n_steps) return FN_EINVAL;
     if (resume) call.step = work->resume_step;
     call.phase = resume ? work->resume_phase - 1 : -1;
     work->resume_phase = 0;
@@ -355,6 +387,7 @@ fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn
     if (threads > work->max_threads) threads = work->max_threads;
     const fn_work_list list = {next_phase, run_tile, &call, tile_ns};
     result->threads = fn_parallel_run(threads, &list);
+    if (train && plan->options.update != FN_UPDATE_NONE) fn_params_check(params);
     result->seconds = (double)(fn_now_ns() - start) * 1e-9;
     return finish(&call);
 }

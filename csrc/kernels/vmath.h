@@ -39,7 +39,7 @@ FN_INLINE vf v_exp_split(vf x, float bias, vu *k) {
     return v_fma(h, q, r);
 }
 
-/* e^x. ULP: */
+/* e^x. ULP: 1.00; 1.04. */
 FN_INLINE vf v_exp(vf x) {
     vu k;
     vf t = v_exp_split(v_min(v_max(x, v_set(-104.0f)), v_set(89.0f)), 254.0f, &k);
@@ -47,7 +47,7 @@ FN_INLINE vf v_exp(vf x) {
     return (1.0f + t) * (vf)(half << 23) * (vf)((k - half) << 23);
 }
 
-/* e^x - 1. ULP: */
+/* e^x - 1. ULP: 1.66; 1.54. */
 FN_INLINE vf v_expm1(vf x) {
     vu k;
     vf t = v_exp_split(v_min(v_max(x, v_set(-18.0f)), v_set(89.0f)), 126.0f, &k);
@@ -67,7 +67,7 @@ FN_INLINE vf v_log_join(vf f, vf e) {
     return v_fma(e, v_set(FN_LN2_HI), f + y);
 }
 
-/* log x; -inf below 2^-126 (of either sign), NaN for other negative x. ULP: */
+/* log x; -inf below 2^-126 (of either sign), NaN for other negative x. ULP: 0.86; 0.86. */
 FN_INLINE vf v_log(vf x) {
     vu k = ((vu)x - FN_SQRT_HALF_BITS) & 0xff800000u; /* exponent of x / sqrt(1/2), in place */
     vf e = __builtin_convertvector((vi)k >> 23, vf);
@@ -77,7 +77,7 @@ FN_INLINE vf v_log(vf x) {
     return v_where((x >= 0x1p-126f) & (x < INFINITY), y, edge);
 }
 
-/* log(1 + x). ULP: */
+/* log(1 + x). ULP: 1.45; 1.44. */
 FN_INLINE vf v_log1p(vf x) {
     vu k = ((vu)(1.0f + x) - FN_SQRT_HALF_BITS) & 0xff800000u;
     vf e = __builtin_convertvector((vi)k >> 23, vf);
@@ -87,7 +87,7 @@ FN_INLINE vf v_log1p(vf x) {
     return v_where((x > -1.0f) & (x < INFINITY) & (v_abs(x) >= 0x1p-26f), y, edge);
 }
 
-/* tanh x: x + x^3 P(x^2), and from 0.55 on 1 - 2 / (1 + e^(2x)). ULP: */
+/* tanh x: x + x^3 P(x^2), and from 0.55 on 1 - 2 / (1 + e^(2x)). ULP: 1.36; 1.35. */
 FN_INLINE vf v_tanh(vf x) {
     vu k;
     vf a = v_abs(x), z = a * a;
@@ -101,7 +101,7 @@ FN_INLINE vf v_tanh(vf x) {
     return v_keep_sign(v_where(a < 0.55f, v_fma(p * z, a, a), y), x);
 }
 
-/* 1 / (1 + e^-x). ULP: */
+/* 1 / (1 + e^-x). ULP: 1.75; 1.72. */
 FN_INLINE vf v_sigmoid(vf x) {
     vu k;
     vf t = v_exp_split(v_max(v_min(-x, v_set(88.0f)), v_set(-87.0f)), 127.0f, &k);
@@ -111,7 +111,7 @@ FN_INLINE vf v_sigmoid(vf x) {
     return (vf)((vi)y & ~(x < -88.0f));
 }
 
-/* log(1 + e^x) = max(x, 0) + log(1 + e^-|x|). ULP: */
+/* log(1 + e^x) = max(x, 0) + log(1 + e^-|x|). ULP: 1.80; 1.80. */
 FN_INLINE vf v_softplus(vf x) {
     vf u = v_exp(-v_abs(x)); /* in [0, 1]: the scaling of v_log1p comes down to one choice */
     vi large = u > 0x1.a8279ap-2f;
@@ -119,7 +119,7 @@ FN_INLINE vf v_softplus(vf x) {
     return v_max(x, v_set(0.0f)) + v_log_join(f, (vf)((vi)v_set(1.0f) & large));
 }
 
-/* erf x: x + x P(x^2), and from 0.84 on 1 - e^(x Q(x)). ULP: */
+/* erf x: x + x P(x^2), and from 0.84 on 1 - e^(x Q(x)). ULP: 1.10; 1.03. */
 FN_INLINE vf v_erf(vf x) {
     vf a = v_min(v_abs(x), v_set(3.95f)), z = a * a;
     vf p = v_fma(z, v_set(-0x1.4ea96cp-11f), v_set(0x1.4bcf64p-8f));

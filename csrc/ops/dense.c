@@ -9,6 +9,8 @@
 
 enum {
     CHUNK = 96,  /* rows of W in an update slice: its gradient stays in L1 */
+    BLOCK = 64,  /* rows of the batch summed at a time */
+    GROUP = 4,   /* panels that share a chunk of x while it is in L1 */
     WIDE = 16384 /* more weights than this (64 KiB) are cut by columns: see docs/architecture.md */
 };
 
@@ -188,10 +190,11 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
 
 /* ---- update: dW (d_in, units) = x^T @ dy, db = sum of dy's rows, a slice at a time -------------------- */
 
-FN_INLINE void gradient_tile(int n, int vecs, int64_t rows, const float *x, int64_t ldx, const float *dy, int64_t ldy, float *g) {
+/* g (n, vecs) += sum over rows of x[r][0..n) * dy[r]; from zero if `first`. */
+FN_INLINE void gradient_tile(int n, int vecs, bool first, int64_t rows, const float *x, int64_t ldx, const float *dy, int64_t ldy, float *g) {
     vf sum[ROWS][2];
     for (int i = 0; i < n; i++)
-        for (int v = 0; v < vecs; v++) sum[i][v] = v_set(0);
+        for (int v = 0; v < vecs; v++) sum[i][v] = first ? v_set(0) : v_load(g + (i * vecs + v) * LANES);
     for (int64_t r = 0; r < rows; r++) {
         vf d[2];
         for (int v = 0; v < vecs; v++) d[v] = v_load(dy + r * ldy + v * LANES);
@@ -205,12 +208,17 @@ FN_INLINE void gradient_tile(int n, int vecs, int64_t rows, const float *x, int6
         for (int v = 0; v < vecs; v++) v_store(g + (i * vecs + v) * LANES, sum[i][v]);
 }
 
-/* The gradient of `n` rows of a panel `vecs` vectors wide, over some rows of the batch. */
+/* The gradient of `n` rows of a panel `vecs` vectors wide, over some rows of the batch: a block of rows at
+ * a time, so that its columns of x and dy stay in L1. The sums go on where they were: the same bits. */
 FN_INLINE void gradient_chunk(int vecs, int n, int64_t rows, const float *x, int64_t ldx, const float *dy, int64_t ldy, float *g) {
-    int k = 0;
-    for (; k + ROWS <= n; k += ROWS) gradient_tile(ROWS, vecs, rows, x + k, ldx, dy, ldy, g + k * vecs * LANES);
-    for (; k + 2 <= n; k += 2) gradient_tile(2, vecs, rows, x + k, ldx, dy, ldy, g + k * vecs * LANES);
-    if (k < n) gradient_tile(1, vecs, rows, x + k, ldx, dy, ldy, g + k * vecs * LANES);
+    for (int64_t r = 0; r < rows || r == 0; r += BLOCK) {
+        const int64_t m = rows - r < BLOCK ? rows - r : BLOCK;
+        const float *xr = x + r * ldx, *dyr = dy + r * ldy;
+        int k = 0;
+        for (; k + ROWS <= n; k += ROWS) gradient_tile(ROWS, vecs, r == 0, m, xr + k, ldx, dyr, ldy, g + k * vecs * LANES);
+        for (; k + 4 <= n; k += 4) gradient_tile(4, vecs, r == 0, m, xr + k, ldx, dyr, ldy, g + k * vecs * LANES);
+        for (; k < n; k++) gradient_tile(1, vecs, r == 0, m, xr + k, ldx, dyr, ldy, g + k * vecs * LANES);
+    }
 }
 
 /* Parts of the batch are summed apart and then added in a fixed tree; `size` floats each. */
@@ -237,6 +245,7 @@ static bool all_finite(int64_t n, const float *x) {
 /* A batch of one row: rank-1 update straight into the weights. */
 static void update_rank1(const fn_call *call, const fn_op *op, size_t at, int n, int width, const float *x, const float *dy) {
     const fn_param *p = &call->plan->params[op->params[0]];
+    if (!p->trainable) return;
     fn_params *params = call->params;
     float *w = params->block[0] + p->offset + at;
     const fn_hyper *h = &call->hyper[p->decay != 0];
@@ -278,6 +287,16 @@ static int chunk_start(int64_t d_in, int chunks, int index) {
 
 static int chunk_count(int64_t d_in) { return (int)((d_in + CHUNK - 1) / CHUNK); }
 
+/* Slice `index` is a panel and a chunk of its rows. Groups of GROUP panels go through the chunks together:
+ * the columns of x that a chunk reads stay in L1 for the whole group. */
+static void slice_of(int64_t units, int chunks, int index, int *panel, int *chunk) {
+    const int panels = (int)((units + PANEL - 1) / PANEL), group = index / (GROUP * chunks);
+    const int rest = index - group * GROUP * chunks, left = panels - group * GROUP;
+    const int size = left < GROUP ? left : GROUP;
+    *panel = group * GROUP + rest % size;
+    *chunk = rest / size;
+}
+
 static void update_bias(const fn_call *call, const fn_op *op, int64_t c, int width, float *g) {
     const int64_t ldy = call->plan->buffers[op->out[0]].ld;
     const int lanes = call->plan->options.lanes, part = (call->rows + lanes - 1) / lanes;
@@ -292,9 +311,11 @@ static void update_bias(const fn_call *call, const fn_op *op, int64_t c, int wid
 static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t d_in = call->plan->buffers[op->in[0]].cols, units = call->plan->buffers[op->out[0]].cols;
     const int64_t ldx = fn_ld(call, op->in[0]), ldy = call->plan->buffers[op->out[0]].ld;
-    const int chunks = chunk_count(d_in), index = tile.c0 % chunks, lanes = call->plan->options.lanes;
+    const int chunks = chunk_count(d_in), lanes = call->plan->options.lanes;
+    int panel = 0, index = tile.c0;
+    if (!op->sgemm) slice_of(units, chunks, tile.c0, &panel, &index);
     const int k0 = chunk_start(d_in, chunks, index), n = chunk_start(d_in, chunks, index + 1) - k0;
-    const int64_t c = (int64_t)(tile.c0 / chunks) * PANEL;
+    const int64_t c = (int64_t)panel * PANEL;
     const int width = fn_panel_width(units, c, LANES), part = (call->rows + lanes - 1) / lanes;
     float *g = fn_scratch(call, tile);
     if (op->n_params > 1 && index == 0)

@@ -45,6 +45,7 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) { apply
 
 static const char *check(fn_plan *plan, fn_op *op) {
     if (!(op->attr[RATE] >= 0 && op->attr[RATE] < 1)) return "the rate is not in [0, 1)";
+    if (!fn_is_f32(plan, op->in[0]) || !fn_is_f32(plan, op->out[0])) return "float32 rows are wanted";
     if (plan->buffers[op->in[0]].cols != plan->buffers[op->out[0]].cols) return "input and output differ";
     op->flops = 40.0 * (double)plan->buffers[op->in[0]].cols;
     return NULL;

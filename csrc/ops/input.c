@@ -79,7 +79,7 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
         if ((const char *)y != data) convert_f32(data, source->dtype, b->cols, y);
         if (source->dtype == FN_F32 || source->dtype == FN_F64) {
             const int64_t column = first_bad(b->cols, y);
-            if (column >= 0) report(call, (int)op->attr[SOURCE], place, column);
+            if (column >= 0) report(call, (int)op->attr[SOURCE], place - args->first, column);
         }
         if (scale != 1 || offset != 0)
             for (int64_t i = 0; i < b->cols; i++) y[i] = y[i] * scale + offset;
@@ -89,7 +89,7 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
 static const char *check(fn_plan *plan, fn_op *op) {
     const fn_dtype dtype = plan->buffers[op->out[0]].dtype;
     if (dtype != FN_F32 && dtype != FN_I32) return "rows are read as float32 or int32";
-    if (op->attr[SOURCE] < 0 || op->attr[SOURCE] >= FN_MAX_SOURCES) return "there is no such source";
+    if (!(op->attr[SOURCE] >= 0 && op->attr[SOURCE] < FN_MAX_SOURCES)) return "there is no such source";
     if (op->attr[SOURCE] >= plan->n_sources) plan->n_sources = (int)op->attr[SOURCE] + 1;
     return NULL;
 }

@@ -104,7 +104,8 @@ static float group_loss(const frame *f, float *p, const void *target, bool class
             for (int64_t i = 0; i < f->n; i += LANES) v_store(in + i, v_sigmoid(v_load(in + i)));
         if (op->attr[PROBABILITIES] != 0) memcpy(p, in, bytes);
     }
-    if (dp) memcpy(dp, slope, bytes);
+    if (dp && weight != 0) memcpy(dp, slope, bytes);
+    if (dp && weight == 0) memset(dp, 0, bytes); /* a slope that overflowed, times 0, is NaN */
     return weight != 0 ? weight * value : 0;
 }
 
@@ -139,10 +140,15 @@ static void finish(const fn_call *call, const fn_op *op) {
 static const char *check(fn_plan *plan, fn_op *op) {
     const fn_buffer *p = &plan->buffers[op->in[0]], *t = &plan->buffers[op->in[1]];
     const int64_t n = p->rank ? p->shape[p->rank - 1] : 1;
+    if (p->dtype != FN_F32 || (t->dtype != FN_F32 && t->dtype != FN_I32) || !fn_is_f32(plan, op->out[0])) return "float32 rows are wanted";
     const bool rowwise = functions[(int)op->attr[KIND]].kind == FN_LOSS_ROW;
     if (t->dtype == FN_I32 ? !rowwise || t->cols != p->cols / n : t->cols != p->cols) return "targets do not fit the predictions";
     if (plan->buffers[op->out[0]].cols != 1) return "a loss is one number a row";
     if (op->n_in > 2 && plan->buffers[op->in[2]].cols != 1 && plan->buffers[op->in[2]].cols != p->cols / n) return "weights do not fit the rows";
+    if (op->n_in > 2) {
+        const fn_op *source = &plan->ops[plan->buffers[op->in[2]].producer];
+        if (!fn_is_f32(plan, op->in[2]) || !(source->flags & FN_SOURCE)) return "weights are float32 rows of a source";
+    }
     op->scratch = 4 * (size_t)(n + FN_PAD) + FN_PAD;
     op->flops = 30.0 * (double)p->cols;
     return NULL;

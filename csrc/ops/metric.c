@@ -112,6 +112,8 @@ static const char *check(fn_plan *plan, fn_op *op) {
     const fn_buffer *p = &plan->buffers[op->in[0]], *t = &plan->buffers[op->in[1]];
     const int64_t n = p->rank ? p->shape[p->rank - 1] : 1;
     const int kind = (int)op->attr[KIND];
+    if (p->dtype != FN_F32 || (t->dtype != FN_F32 && t->dtype != FN_I32)) return "float32 rows are wanted";
+    if (op->n_in > 2 && (!fn_is_f32(plan, op->in[2]) || (plan->buffers[op->in[2]].cols != 1 && plan->buffers[op->in[2]].cols != p->cols / n))) return "weights do not fit the rows";
     const bool by_class = (kind == METRIC_accuracy && op->attr[TOP] > 0) || (kind == METRIC_confusion && n > 1);
     if (t->dtype == FN_I32 ? !by_class || t->cols != p->cols / n : t->cols != p->cols) return "targets do not fit the metric";
     op->state = kind == METRIC_accuracy ? 2 : kind == METRIC_squared ? 3 : (size_t)n * (kind == METRIC_variance ? 4 : 3);
