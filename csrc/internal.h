@@ -65,7 +65,8 @@ enum {
     FN_NEEDS_OUTPUT = 4, /* backward reads the output */
     FN_NEEDS_INPUT = 8,  /* backward reads the input's columns, padding never */
     FN_WHOLE_BATCH = 16, /* forward needs all rows at once: ends a segment */
-    FN_STOP = 32         /* the run ends here and is taken up again by the next call */
+    FN_STOP = 32,        /* the run ends here and is taken up again by the next call */
+    FN_READS_ROWS = 64   /* reads its input through fn_rows, so rows may lie anywhere */
 };
 
 /* One op of ops.def, as compiled for one SIMD level. Functions that an op has no use for are NULL. */
@@ -99,6 +100,8 @@ struct fn_op {
     bool sgemm;         /* matrix products by OpenBLAS */
     bool propagate;     /* the gradient of in[0] is wanted */
     size_t scratch;     /* floats a thread needs while it runs this op */
+    size_t local;       /* floats a thread keeps for this op between tiles, at local_offset */
+    size_t local_offset;
     size_t state;       /* doubles kept per run (metrics), at state_offset in work */
     size_t state_offset;
     size_t copy_offset; /* bytes in the arena of a row-major weight copy (sgemm), or 0 */
@@ -143,7 +146,8 @@ struct fn_plan {
     int n_buffers, n_params, n_ops, n_passes, n_jobs, n_phases, n_sources;
     size_t param_size;   /* floats in the block of all parameters */
     size_t arena_bytes;
-    size_t scratch;      /* floats a thread needs */
+    size_t scratch;      /* floats a thread needs while it runs a tile */
+    size_t local;        /* floats a thread keeps for all ops, behind its scratch */
     size_t state;        /* doubles of all metrics and losses */
     size_t max_slices;   /* flat slices */
     bool finished, flat, stops, writes_output;
@@ -165,10 +169,11 @@ struct fn_work {
     float *scratch;    /* per thread */
     double *state;     /* losses and metrics */
     double *norms;     /* partial sums of squares, one a flat slice */
-    void **views;      /* a buffer's first row, when it reads a source in place; else NULL */
-    int64_t *view_ld;
+    const float **rows; /* where each row of each buffer lies: in the arena, or in a source */
+    bool *in_place;     /* a buffer's rows are used where the source has them */
     size_t scratch_stride;
     int max_threads;
+    int64_t runs;      /* calls of fn_run so far */
     int resume_phase;  /* after a stop op */
     int64_t resume_step;
 };
@@ -233,19 +238,21 @@ void fn_params_check(fn_params *params); /* look for NaN and infinity: see `risk
 int fn_job_tiles(const fn_job *job, int rows);
 int fn_panel_width(int64_t n, int64_t column, int lanes);
 
-/* Row `row` of a buffer of this minibatch (or the next one, when ahead). */
+/* Row `row` of a buffer of this minibatch (or the next one, when ahead), in the arena. */
 static inline char *fn_row_bytes(const fn_call *call, int buffer, int row, int ahead, size_t size) {
     const fn_buffer *b = &call->plan->buffers[buffer];
-    if (call->work->views[buffer])
-        return (char *)call->work->views[buffer] + (size_t)row * (size_t)call->work->view_ld[buffer] * size;
     const size_t copy = b->copies == 2 ? (size_t)((call->step + ahead) & 1) * b->copy_bytes : 0;
     return call->work->arena + b->offset + copy + (size_t)row * (size_t)b->ld * size;
 }
 static inline float *fn_row(const fn_call *call, int buffer, int row) {
     return (float *)fn_row_bytes(call, buffer, row, 0, sizeof(float));
 }
-static inline int64_t fn_ld(const fn_call *call, int buffer) {
-    return call->work->views[buffer] ? call->work->view_ld[buffer] : call->plan->buffers[buffer].ld;
+static inline int64_t fn_ld(const fn_call *call, int buffer) { return call->plan->buffers[buffer].ld; }
+/* Where the rows of a float32 buffer lie: in the arena, or in the source they are used from. Only whole
+ * columns may be read, never padding. */
+static inline const float **fn_rows(const fn_call *call, int buffer, int ahead) {
+    const size_t copy = call->plan->buffers[buffer].copies == 2 ? (size_t)((call->step + ahead) & 1) : 0;
+    return call->work->rows + ((size_t)buffer * 2 + copy) * (size_t)call->plan->options.max_rows;
 }
 static inline float *fn_gradient_row(const fn_call *call, int buffer, int row) {
     const fn_buffer *b = &call->plan->buffers[buffer];
@@ -256,6 +263,17 @@ static inline float *fn_weights(const fn_call *call, const fn_op *op, int i) {
 }
 static inline float *fn_scratch(const fn_call *call, fn_tile tile) {
     return call->work->scratch + (size_t)tile.thread * call->work->scratch_stride;
+}
+
+/* What a thread keeps for an op, and whether it was made in this step: weights may have changed since. */
+static inline float *fn_local(const fn_call *call, const fn_op *op, fn_tile tile, bool *fresh) {
+    float *local = fn_scratch(call, tile) + call->plan->scratch + op->local_offset;
+    int64_t *made = (int64_t *)local;
+    const int64_t now[2] = {call->work->runs, call->step};
+    *fresh = made[0] == now[0] && made[1] == now[1];
+    made[0] = now[0];
+    made[1] = now[1];
+    return local + FN_PAD;
 }
 
 /* A finished piece of gradient of a parameter: applied at once, or written to the flat buffer. */

@@ -266,14 +266,17 @@ static int lay_out_arena(fn_plan *plan) {
         b->copies = plan->buffers[b->alias].copies;
         b->gradient_offset = plan->buffers[b->alias].gradient_offset;
     }
-    plan->state = plan->scratch = 0;
+    plan->state = plan->scratch = plan->local = 0;
     for (int i = 0; i < plan->n_ops; i++) {
         plan->ops[i].copy_offset = at;
         at += (plan->ops[i].copy_bytes + 63) / 64 * 64;
         plan->ops[i].state_offset = plan->state;
         plan->state += plan->ops[i].state;
         if (plan->ops[i].scratch > plan->scratch) plan->scratch = plan->ops[i].scratch;
+        plan->ops[i].local_offset = plan->local;
+        plan->local += (plan->ops[i].local + 63) / 64 * 64;
     }
+    plan->scratch = (plan->scratch + 63) / 64 * 64;
     plan->arena_bytes = at;
     return 0;
 }

@@ -7,23 +7,33 @@
 
 /* ---- work ----------------------------------------------------------------------------------------- */
 
+/* The rows of a buffer lie in the arena, one behind the other. */
+static void point_at_arena(fn_work *w, const fn_plan *plan, int buffer) {
+    const fn_buffer *b = &plan->buffers[buffer];
+    const size_t rows = (size_t)plan->options.max_rows;
+    for (size_t copy = 0; copy < (size_t)b->copies; copy++)
+        for (size_t r = 0; r < rows; r++)
+            w->rows[((size_t)buffer * 2 + copy) * rows + r] = (const float *)(w->arena + b->offset + copy * b->copy_bytes) + r * (size_t)b->ld;
+}
+
 fn_work *fn_work_new(const fn_plan *plan, int max_threads) {
     if (!plan->finished || max_threads < 1 || max_threads > FN_MAX_THREADS) return NULL;
     fn_work *w = fn_alloc(sizeof *w);
     if (!w) return NULL;
     w->plan = plan;
     w->max_threads = max_threads;
-    w->scratch_stride = (plan->scratch + 63) / 64 * 64;
+    w->scratch_stride = plan->scratch + plan->local;
     w->arena = fn_alloc(plan->arena_bytes);
     w->scratch = fn_alloc(w->scratch_stride * (size_t)max_threads * sizeof(float));
     w->state = fn_alloc((plan->state + 1) * sizeof(double));
     w->norms = fn_alloc(plan->max_slices * sizeof(double));
-    w->views = fn_alloc((size_t)plan->n_buffers * sizeof *w->views);
-    w->view_ld = fn_alloc((size_t)plan->n_buffers * sizeof *w->view_ld);
-    if (!w->arena || !w->scratch || !w->state || !w->norms || !w->views || !w->view_ld) {
+    w->rows = fn_alloc((size_t)plan->n_buffers * 2 * (size_t)plan->options.max_rows * sizeof *w->rows);
+    w->in_place = fn_alloc((size_t)plan->n_buffers * sizeof *w->in_place);
+    if (!w->arena || !w->scratch || !w->state || !w->norms || !w->rows || !w->in_place) {
         fn_work_free(w);
         return NULL;
     }
+    for (int i = 0; i < plan->n_buffers; i++) point_at_arena(w, plan, i);
     return w;
 }
 
@@ -33,8 +43,8 @@ void fn_work_free(fn_work *w) {
     fn_free(w->scratch);
     fn_free(w->state);
     fn_free(w->norms);
-    fn_free(w->views);
-    fn_free(w->view_ld);
+    fn_free(w->rows);
+    fn_free(w->in_place);
     fn_free(w);
 }
 
@@ -119,24 +129,12 @@ static double sum_weights(const fn_call *call) {
     return call->rows;
 }
 
-/* Buffers that read their source in place move on to this minibatch's rows. */
-static void place_views(const fn_call *call) {
-    const fn_plan *plan = call->plan;
-    for (int i = 0; i < plan->n_ops; i++) {
-        const fn_op *op = &plan->ops[i];
-        if (!(op->flags & FN_SOURCE) || !call->work->views[op->out[0]]) continue;
-        const fn_source *s = &call->args->sources[(int)op->attr[0]];
-        call->work->views[op->out[0]] = (char *)s->data + (size_t)call->first * s->row_bytes;
-    }
-}
-
 static void begin_step(fn_call *call) {
     const fn_run_args *args = call->args;
     call->rows = rows_of_step(call, call->step);
     call->rows_ahead = rows_of_step(call, call->step + 1);
     call->first = args->first + call->step * args->batch_size;
     call->first_ahead = call->first + args->batch_size;
-    place_views(call);
     if (call->plan->options.mode != FN_PREDICT) {
         const double sum = sum_weights(call);
         call->inverse_weight = sum > 0 ? (float)(1 / sum) : 0;
@@ -238,6 +236,20 @@ static void flat_pass(const fn_call *call, fn_pass_kind kind, int index) {
     call->work->norms[index] = sum;
 }
 
+/* While a slice is updated, rows of the next minibatch come from memory: a share for each slice. */
+static void fetch_ahead(const fn_call *call, int slice, int slices) {
+    const fn_plan *plan = call->plan;
+    const fn_op *op = &plan->ops[0];
+    if (!(op->flags & FN_SOURCE) || !call->work->in_place[op->out[0]]) return;
+    const fn_source *s = &call->args->sources[(int)op->attr[0]];
+    const size_t bytes = (size_t)plan->buffers[op->out[0]].cols * sizeof(float);
+    const int end = (int)((int64_t)call->rows_ahead * (slice + 1) / slices);
+    for (int r = (int)((int64_t)call->rows_ahead * slice / slices); r < end; r++) {
+        const char *row = (const char *)s->data + (size_t)source_row(call->args, call->first_ahead + r) * s->row_bytes;
+        for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 2);
+    }
+}
+
 static void run_pass(const fn_call *call, const fn_pass *pass, fn_tile tile) {
     if (pass->op < 0) {
         flat_pass(call, pass->kind, tile.c0);
@@ -248,7 +260,10 @@ static void run_pass(const fn_call *call, const fn_pass *pass, fn_tile tile) {
     case FN_PREPARE: op->impl->prepare(call, op, tile); break;
     case FN_FORWARD: op->impl->forward(call, op, tile); break;
     case FN_BACKWARD: op->impl->backward(call, op, tile); break;
-    case FN_UPDATE: op->impl->update(call, op, tile); break;
+    case FN_UPDATE:
+        fetch_ahead(call, tile.c0, op->slices);
+        op->impl->update(call, op, tile);
+        break;
     case FN_FINISH: op->impl->finish(call, op); break;
     case FN_FLAT_NORM:
     case FN_FLAT_APPLY: break;
@@ -257,22 +272,32 @@ static void run_pass(const fn_call *call, const fn_pass *pass, fn_tile tile) {
 
 static int at_most(int n, int limit) { return n < limit ? n : limit; }
 
-/* Tiles of a grid run down the rows first: neighbours share their weights. */
+enum { COLUMN_GROUP = 4 };
+
+/* Tiles of a grid: groups of column blocks, and in a group all columns of a row block before the next rows.
+ * So the rows stay in cache for a group, its weights for all rows, and threads part along columns. */
+static void place_in_grid(const fn_job *job, int index, int rows, fn_tile *tile) {
+    const int down = job->row_block ? (rows + job->row_block - 1) / job->row_block : 1;
+    const int across = job->col_block ? (job->cols + job->col_block - 1) / job->col_block : 1;
+    const int group = index / (COLUMN_GROUP * down), rest = index - group * COLUMN_GROUP * down;
+    const int size = at_most(across - group * COLUMN_GROUP, COLUMN_GROUP);
+    if (job->row_block) {
+        tile->r0 = rest / size * job->row_block;
+        tile->r1 = at_most(tile->r0 + job->row_block, rows);
+    }
+    if (job->col_block) {
+        tile->c0 = (group * COLUMN_GROUP + rest % size) * job->col_block;
+        tile->c1 = at_most(tile->c0 + job->col_block, job->cols);
+    }
+}
+
 static fn_tile tile_of(const fn_job *job, int index, int rows) {
     fn_tile tile = {.r1 = rows, .c1 = INT32_MAX, .ahead = job->ahead};
     if (job->slices) {
         tile.c0 = index;
         tile.c1 = index + 1;
-        return tile;
-    }
-    const int down = job->row_block ? (rows + job->row_block - 1) / job->row_block : 1;
-    if (job->row_block) {
-        tile.r0 = index % down * job->row_block;
-        tile.r1 = at_most(tile.r0 + job->row_block, rows);
-    }
-    if (job->col_block) {
-        tile.c0 = index / down * job->col_block;
-        tile.c1 = at_most(tile.c0 + job->col_block, job->cols);
+    } else {
+        place_in_grid(job, index, rows, &tile);
     }
     return tile;
 }
@@ -297,24 +322,20 @@ static void run_tile(void *context, int index, int thread) {
 
 /* ---- run ------------------------------------------------------------------------------------------ */
 
-/* Sources that can be read where they lie: float32 rows in order, wanted as they are. Only while predicting:
- * training reads ahead while the rows of the last minibatch are still needed. */
-static void set_views(fn_call *call) {
+/* Sources whose rows can be used where they lie: float32, wanted as they are, by ops that read only whole
+ * columns. The input op fills in the rows. */
+static void choose_in_place(const fn_call *call) {
     const fn_plan *plan = call->plan;
-    memset(call->work->views, 0, (size_t)plan->n_buffers * sizeof *call->work->views);
-    if (plan->options.mode == FN_TRAIN || call->args->order) return;
     for (int i = 0; i < plan->n_ops; i++) {
         const fn_op *op = &plan->ops[i];
-        if (!(op->flags & FN_SOURCE) || op->attr[1] != 1 || op->attr[2] != 0) continue;
+        if (!(op->flags & FN_SOURCE) || !fn_is_f32(plan, op->out[0])) continue;
         const fn_source *s = &call->args->sources[(int)op->attr[0]];
-        const int buffer = op->out[0];
-        bool exact = s->dtype == FN_F32 && plan->buffers[buffer].dtype == FN_F32 && s->row_bytes % sizeof(float) == 0;
+        bool possible = s->dtype == FN_F32 && op->attr[1] == 1 && op->attr[2] == 0 && (uintptr_t)s->data % sizeof(float) == 0 && s->row_bytes % sizeof(float) == 0;
         for (int j = 0; j < plan->n_ops; j++)
             for (int k = 0; k < plan->ops[j].n_in; k++)
-                if (plan->ops[j].in[k] == buffer) exact &= (plan->ops[j].flags & FN_NEEDS_INPUT) && !(plan->ops[j].flags & FN_ELEMENTWISE);
-        if (!exact) continue;
-        call->work->views[buffer] = (char *)s->data;
-        call->work->view_ld[buffer] = (int64_t)(s->row_bytes / sizeof(float));
+                if (plan->ops[j].in[k] == op->out[0]) possible &= (plan->ops[j].flags & FN_READS_ROWS) != 0;
+        if (call->work->in_place[op->out[0]] && !possible) point_at_arena(call->work, plan, op->out[0]);
+        call->work->in_place[op->out[0]] = possible;
     }
 }
 
@@ -363,6 +384,7 @@ fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn
     if (train && plan->options.update == FN_UPDATE_FUSED && args->optimizer->global_clipnorm > 0) return FN_EINVAL; /* the norm needs all gradients first */
     const uint64_t start = fn_now_ns();
     const bool resume = work->resume_phase > 0;
+    work->runs++;
     fn_call call = {.plan = plan, .params = params, .work = work, .args = args, .result = result};
     call.n_steps = args->apply_only ? 1 : (args->n_rows + args->batch_size - 1) / args->batch_size;
     atomic_store(&call.bad, -1);
@@ -379,7 +401,7 @@ fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn
     if (resume) call.step = work->resume_step;
     call.phase = resume ? work->resume_phase - 1 : -1;
     work->resume_phase = 0;
-    set_views(&call);
+    choose_in_place(&call);
     begin_step(&call);
     double tile_ns;
     const double ns = estimate(&call, &tile_ns);

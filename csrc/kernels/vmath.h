@@ -111,7 +111,7 @@ FN_INLINE vf v_sigmoid(vf x) {
     return (vf)((vi)y & ~(x < -88.0f));
 }
 
-/* log(1 + e^x) = max(x, 0) + log(1 + e^-|x|). ULP: 1.80; 1.80. */
+/* log(1 + e^x) = max(x, 0) + log(1 + e^-|x|). ULP: 1.72; 1.72. */
 FN_INLINE vf v_softplus(vf x) {
     vf u = v_exp(-v_abs(x)); /* in [0, 1]: the scaling of v_log1p comes down to one choice */
     vi large = u > 0x1.a8279ap-2f;
@@ -119,7 +119,7 @@ FN_INLINE vf v_softplus(vf x) {
     return v_max(x, v_set(0.0f)) + v_log_join(f, (vf)((vi)v_set(1.0f) & large));
 }
 
-/* erf x: x + x P(x^2), and from 0.84 on 1 - e^(x Q(x)). ULP: 1.10; 1.03. */
+/* erf x: x + x P(x^2), and from 0.84 on 1 - e^(x Q(x)). ULP: 1.12; 1.03. */
 FN_INLINE vf v_erf(vf x) {
     vf a = v_min(v_abs(x), v_set(3.95f)), z = a * a;
     vf p = v_fma(z, v_set(-0x1.4ea96cp-11f), v_set(0x1.4bcf64p-8f));

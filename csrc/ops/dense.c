@@ -11,13 +11,16 @@ enum {
     CHUNK = 96,  /* rows of W in an update slice: its gradient stays in L1 */
     BLOCK = 64,  /* rows of the batch summed at a time */
     GROUP = 4,   /* panels that share a chunk of x while it is in L1 */
+    NARROW = 16, /* so few columns are multiplied back through a transposed copy */
     WIDE = 16384 /* more weights than this (64 KiB) are cut by columns: see docs/architecture.md */
 };
 
 /* ---- forward -------------------------------------------------------------------------------------- */
 
 /* rows x vecs register tile. bias may be NULL. */
-FN_INLINE void forward_tile(int rows, int vecs, int64_t d_in, const float *x, int64_t ldx, const float *w, const float *bias, float *y, int64_t ldy) {
+FN_INLINE void forward_tile(int rows, int vecs, int64_t d_in, const float *const *rows_of_x, const float *w, const float *bias, float *y, int64_t ldy) {
+    const float *x[ROWS];
+    for (int i = 0; i < rows; i++) x[i] = rows_of_x[i];
     vf sum[ROWS][2];
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < vecs; v++) sum[i][v] = bias ? v_load(bias + v * LANES) : v_set(0);
@@ -26,7 +29,7 @@ FN_INLINE void forward_tile(int rows, int vecs, int64_t d_in, const float *x, in
         for (int v = 0; v < vecs; v++) weight[v] = v_load(w + (k * vecs + v) * LANES);
 #pragma GCC unroll 8
         for (int i = 0; i < rows; i++) {
-            const vf s = v_set(x[i * ldx + k]);
+            const vf s = v_set(x[i][k]);
             for (int v = 0; v < vecs; v++) sum[i][v] = v_fma(s, weight[v], sum[i][v]);
         }
     }
@@ -35,17 +38,17 @@ FN_INLINE void forward_tile(int rows, int vecs, int64_t d_in, const float *x, in
 }
 
 /* One panel, any number of rows up to ROWS. */
-FN_INLINE void forward_rows(int rows, int vecs, int64_t d_in, const float *x, int64_t ldx, const float *w, const float *bias, float *y, int64_t ldy) {
+FN_INLINE void forward_rows(int rows, int vecs, int64_t d_in, const float *const *x, const float *w, const float *bias, float *y, int64_t ldy) {
     switch (rows) {
-    case 1: forward_tile(1, vecs, d_in, x, ldx, w, bias, y, ldy); break;
-    case 2: forward_tile(2, vecs, d_in, x, ldx, w, bias, y, ldy); break;
-    case 3: forward_tile(3, vecs, d_in, x, ldx, w, bias, y, ldy); break;
-    case 4: forward_tile(4, vecs, d_in, x, ldx, w, bias, y, ldy); break;
-    case 5: forward_tile(5, vecs, d_in, x, ldx, w, bias, y, ldy); break;
-    case 6: forward_tile(6, vecs, d_in, x, ldx, w, bias, y, ldy); break;
+    case 1: forward_tile(1, vecs, d_in, x, w, bias, y, ldy); break;
+    case 2: forward_tile(2, vecs, d_in, x, w, bias, y, ldy); break;
+    case 3: forward_tile(3, vecs, d_in, x, w, bias, y, ldy); break;
+    case 4: forward_tile(4, vecs, d_in, x, w, bias, y, ldy); break;
+    case 5: forward_tile(5, vecs, d_in, x, w, bias, y, ldy); break;
+    case 6: forward_tile(6, vecs, d_in, x, w, bias, y, ldy); break;
 #if FN_LANES == 16
-    case 7: forward_tile(7, vecs, d_in, x, ldx, w, bias, y, ldy); break;
-    case 8: forward_tile(8, vecs, d_in, x, ldx, w, bias, y, ldy); break;
+    case 7: forward_tile(7, vecs, d_in, x, w, bias, y, ldy); break;
+    case 8: forward_tile(8, vecs, d_in, x, w, bias, y, ldy); break;
 #endif
     }
 }
@@ -112,9 +115,8 @@ static void forward_sgemm(const fn_call *call, const fn_op *op, fn_tile tile, in
 
 static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t d_in = call->plan->buffers[op->in[0]].cols, units = call->plan->buffers[op->out[0]].cols;
-    const int64_t ldx = fn_ld(call, op->in[0]), ldy = fn_ld(call, op->out[0]);
-    const int64_t c1 = tile.c1 < units ? tile.c1 : units;
-    const float *x = fn_row(call, op->in[0], tile.r0), *w = fn_weights(call, op, 0);
+    const int64_t ldy = fn_ld(call, op->out[0]), c1 = tile.c1 < units ? tile.c1 : units;
+    const float *const *x = fn_rows(call, op->in[0], 0) + tile.r0, *w = fn_weights(call, op, 0);
     const float *bias = op->n_params > 1 ? fn_weights(call, op, 1) : NULL;
     float *y = fn_row(call, op->out[0], tile.r0);
     const int rows = tile.r1 - tile.r0;
@@ -123,7 +125,7 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
         return;
     }
     if (rows == 1) {
-        forward_batch_of_one(call, tile, d_in, c1, x, w, bias, y);
+        forward_batch_of_one(call, tile, d_in, c1, x[0], w, bias, y);
         return;
     }
     const int tiles = (rows + ROWS - 1) / ROWS, least = rows / (tiles ? tiles : 1), larger = rows - least * tiles;
@@ -132,9 +134,9 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
         for (int i = 0, r = 0; i < tiles; i++) { /* as even as can be: no tile of one row beside full ones */
             const int n = least + (i < larger);
             if (wide)
-                forward_rows(n, 2, d_in, x + r * ldx, ldx, w + c * d_in, bias ? bias + c : NULL, y + r * ldy + c, ldy);
+                forward_rows(n, 2, d_in, x + r, w + c * d_in, bias ? bias + c : NULL, y + r * ldy + c, ldy);
             else
-                forward_rows(n, 1, d_in, x + r * ldx, ldx, w + c * d_in, bias ? bias + c : NULL, y + r * ldy + c, ldy);
+                forward_rows(n, 1, d_in, x + r, w + c * d_in, bias ? bias + c : NULL, y + r * ldy + c, ldy);
             r += n;
         }
     }
@@ -164,6 +166,57 @@ FN_INLINE void backward_tile(int rows, int64_t d_in, int64_t units, const float 
     }
 }
 
+/* A narrow layer has too few columns for dot products: its few weights are transposed once a step by each
+ * thread, t (units, ldt), and dx is summed over units in order. */
+static const float *transposed(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in, int64_t units, int64_t ldt) {
+    bool fresh;
+    float *t = fn_local(call, op, tile, &fresh);
+    if (fresh) return t;
+    const float *w = fn_weights(call, op, 0);
+    for (int64_t c = 0; c < units; c += PANEL) {
+        const int width = fn_panel_width(units, c, LANES), used = units - c < width ? (int)(units - c) : width;
+        for (int64_t k = 0; k < d_in; k++)
+            for (int j = 0; j < used; j++) t[(c + j) * ldt + k] = w[c * d_in + k * width + j];
+    }
+    return t;
+}
+
+FN_INLINE void narrow_tile(int rows, int vecs, int64_t units, const float *t, int64_t ldt, const float *dy, int64_t ldy, float *dx, int64_t ldx) {
+    vf sum[ROWS][2];
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vecs; v++) sum[i][v] = v_set(0);
+    for (int64_t c = 0; c < units; c++) {
+        vf weight[2];
+        for (int v = 0; v < vecs; v++) weight[v] = v_load(t + c * ldt + v * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) {
+            const vf g = v_set(dy[i * ldy + c]);
+            for (int v = 0; v < vecs; v++) sum[i][v] = v_fma(g, weight[v], sum[i][v]);
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vecs; v++) v_store(dx + i * ldx + v * LANES, sum[i][v]);
+}
+
+/* All columns of dx for `rows` rows; the padding of t is zero, so whole vectors up to ldx are. */
+FN_INLINE void narrow_rows(int rows, int64_t units, const float *t, int64_t ldt, const float *dy, int64_t ldy, float *dx, int64_t ldx) {
+    int64_t k = 0;
+    for (; k + PANEL <= ldx; k += PANEL) narrow_tile(rows, 2, units, t + k, ldt, dy, ldy, dx + k, ldx);
+    for (; k < ldx; k += LANES) narrow_tile(rows, 1, units, t + k, ldt, dy, ldy, dx + k, ldx);
+}
+
+static void backward_narrow(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in, int64_t units) {
+    const int64_t ldx = call->plan->buffers[op->in[0]].ld, ldy = call->plan->buffers[op->out[0]].ld;
+    const float *t = transposed(call, op, tile, d_in, units, ldx);
+    int r = tile.r0;
+    for (; r + ROWS <= tile.r1; r += ROWS)
+        narrow_rows(ROWS, units, t, ldx, fn_gradient_row(call, op->out[0], r), ldy, fn_gradient_row(call, op->in[0], r), ldx);
+    for (; r + 2 <= tile.r1; r += 2)
+        narrow_rows(2, units, t, ldx, fn_gradient_row(call, op->out[0], r), ldy, fn_gradient_row(call, op->in[0], r), ldx);
+    if (r < tile.r1)
+        narrow_rows(1, units, t, ldx, fn_gradient_row(call, op->out[0], r), ldy, fn_gradient_row(call, op->in[0], r), ldx);
+}
+
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t d_in = call->plan->buffers[op->in[0]].cols, units = call->plan->buffers[op->out[0]].cols;
     const int64_t ldx = call->plan->buffers[op->in[0]].ld, ldy = call->plan->buffers[op->out[0]].ld;
@@ -174,6 +227,10 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     if (op->sgemm) {
         const float *copy = (const float *)(call->work->arena + op->copy_offset);
         fn_sgemm(false, true, rows, d_in, units, dy, ldy, copy, ldy, 0, dx, ldx);
+        return;
+    }
+    if (op->local) {
+        backward_narrow(call, op, tile, d_in, units);
         return;
     }
     for (int64_t k = tile.c0; k < end; k += 4) {
@@ -191,16 +248,17 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
 /* ---- update: dW (d_in, units) = x^T @ dy, db = sum of dy's rows, a slice at a time -------------------- */
 
 /* g (n, vecs) += sum over rows of x[r][0..n) * dy[r]; from zero if `first`. */
-FN_INLINE void gradient_tile(int n, int vecs, bool first, int64_t rows, const float *x, int64_t ldx, const float *dy, int64_t ldy, float *g) {
+FN_INLINE void gradient_tile(int n, int vecs, bool first, int64_t rows, const float *const *x, int64_t k, const float *dy, int64_t ldy, float *g) {
     vf sum[ROWS][2];
     for (int i = 0; i < n; i++)
         for (int v = 0; v < vecs; v++) sum[i][v] = first ? v_set(0) : v_load(g + (i * vecs + v) * LANES);
     for (int64_t r = 0; r < rows; r++) {
         vf d[2];
         for (int v = 0; v < vecs; v++) d[v] = v_load(dy + r * ldy + v * LANES);
+        const float *xr = x[r] + k;
 #pragma GCC unroll 8
         for (int i = 0; i < n; i++) {
-            const vf s = v_set(x[r * ldx + i]);
+            const vf s = v_set(xr[i]);
             for (int v = 0; v < vecs; v++) sum[i][v] = v_fma(s, d[v], sum[i][v]);
         }
     }
@@ -210,14 +268,14 @@ FN_INLINE void gradient_tile(int n, int vecs, bool first, int64_t rows, const fl
 
 /* The gradient of `n` rows of a panel `vecs` vectors wide, over some rows of the batch: a block of rows at
  * a time, so that its columns of x and dy stay in L1. The sums go on where they were: the same bits. */
-FN_INLINE void gradient_chunk(int vecs, int n, int64_t rows, const float *x, int64_t ldx, const float *dy, int64_t ldy, float *g) {
+FN_INLINE void gradient_chunk(int vecs, int k0, int n, int64_t rows, const float *const *x, const float *dy, int64_t ldy, float *g) {
     for (int64_t r = 0; r < rows || r == 0; r += BLOCK) {
         const int64_t m = rows - r < BLOCK ? rows - r : BLOCK;
-        const float *xr = x + r * ldx, *dyr = dy + r * ldy;
+        const float *dyr = dy + r * ldy;
         int k = 0;
-        for (; k + ROWS <= n; k += ROWS) gradient_tile(ROWS, vecs, r == 0, m, xr + k, ldx, dyr, ldy, g + k * vecs * LANES);
-        for (; k + 4 <= n; k += 4) gradient_tile(4, vecs, r == 0, m, xr + k, ldx, dyr, ldy, g + k * vecs * LANES);
-        for (; k < n; k++) gradient_tile(1, vecs, r == 0, m, xr + k, ldx, dyr, ldy, g + k * vecs * LANES);
+        for (; k + ROWS <= n; k += ROWS) gradient_tile(ROWS, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
+        for (; k + 4 <= n; k += 4) gradient_tile(4, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
+        for (; k < n; k++) gradient_tile(1, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
     }
 }
 
@@ -308,9 +366,15 @@ static void update_bias(const fn_call *call, const fn_op *op, int64_t c, int wid
     fn_sink(call, op->params[1], (size_t)c, width, g);
 }
 
+/* Weights and slots of a slice come to the cache while its gradient is summed. */
+static void fetch_slice(const fn_call *call, size_t at, size_t n) {
+    for (int s = 0; s <= call->optimizer->slots; s++)
+        for (size_t i = 0; i < n; i += 16) __builtin_prefetch(call->params->block[s] + at + i, 1, 3);
+}
+
 static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t d_in = call->plan->buffers[op->in[0]].cols, units = call->plan->buffers[op->out[0]].cols;
-    const int64_t ldx = fn_ld(call, op->in[0]), ldy = call->plan->buffers[op->out[0]].ld;
+    const int64_t ldy = call->plan->buffers[op->out[0]].ld;
     const int chunks = chunk_count(d_in), lanes = call->plan->options.lanes;
     int panel = 0, index = tile.c0;
     if (!op->sgemm) slice_of(units, chunks, tile.c0, &panel, &index);
@@ -326,16 +390,17 @@ static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
     }
     const size_t at = (size_t)(c * d_in + (int64_t)k0 * width);
     if (call->rows == 1 && !call->plan->flat && all_finite(width, fn_gradient_row(call, op->out[0], 0) + c)) {
-        update_rank1(call, op, at, n, width, fn_row(call, op->in[0], 0) + k0, fn_gradient_row(call, op->out[0], 0) + c);
+        update_rank1(call, op, at, n, width, fn_rows(call, op->in[0], 0)[0] + k0, fn_gradient_row(call, op->out[0], 0) + c);
         return;
     }
+    if (!call->plan->flat) fetch_slice(call, call->plan->params[op->params[0]].offset + at, (size_t)n * (size_t)width);
     for (int l = 0; l < lanes; l++) {
         const int r0 = l * part < call->rows ? l * part : call->rows, r1 = r0 + part < call->rows ? r0 + part : call->rows;
-        const float *x = fn_row(call, op->in[0], r0) + k0, *dy = fn_gradient_row(call, op->out[0], r0) + c;
+        const float *const *x = fn_rows(call, op->in[0], 0) + r0, *dy = fn_gradient_row(call, op->out[0], r0) + c;
         if (width == PANEL)
-            gradient_chunk(2, n, r1 - r0, x, ldx, dy, ldy, g + (int64_t)l * n * width);
+            gradient_chunk(2, k0, n, r1 - r0, x, dy, ldy, g + (int64_t)l * n * width);
         else
-            gradient_chunk(1, n, r1 - r0, x, ldx, dy, ldy, g + (int64_t)l * n * width);
+            gradient_chunk(1, k0, n, r1 - r0, x, dy, ldy, g + (int64_t)l * n * width);
     }
     add_lanes(lanes, (int64_t)n * width, g);
     fn_sink(call, op->params[0], at, (int64_t)n * width, g);
@@ -370,6 +435,9 @@ static const char *check(fn_plan *plan, fn_op *op) {
     const size_t chunk = CHUNK + ROWS, row = (size_t)(op->sgemm ? out->ld : PANEL);
     op->scratch = chunk * row * (size_t)lanes + chunk * PANEL;
     if (op->scratch < (size_t)in->cols + FN_PAD) op->scratch = (size_t)in->cols + FN_PAD;
+    const bool narrow = plan->options.mode == FN_TRAIN && !op->sgemm && !op->wide && plan->options.max_rows > 1 && out->cols <= NARROW;
+    if (narrow) op->local = (size_t)(out->cols * in->ld) + 2 * FN_PAD;
+    if (op->sgemm) op->flags &= ~(unsigned)FN_READS_ROWS;
     if (op->sgemm) op->copy_bytes = (size_t)(in->cols * out->ld) * sizeof(float);
     return NULL;
 }
@@ -379,7 +447,7 @@ const fn_op_impl FN_LEVELED(dense) = {
     .max_inputs = 1,
     .n_outputs = 1,
     .max_params = 2,
-    .flags = FN_NEEDS_INPUT,
+    .flags = FN_NEEDS_INPUT | FN_READS_ROWS,
     .check = check,
     .prepare = prepare,
     .forward = forward,

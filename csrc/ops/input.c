@@ -76,7 +76,10 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
             continue;
         }
         float *y = (float *)out;
-        if ((const char *)y != data) convert_f32(data, source->dtype, b->cols, y);
+        if (call->work->in_place[op->out[0]])
+            fn_rows(call, op->out[0], tile.ahead)[r] = y = (float *)data;
+        else
+            convert_f32(data, source->dtype, b->cols, y);
         if (source->dtype == FN_F32 || source->dtype == FN_F64) {
             const int64_t column = first_bad(b->cols, y);
             if (column >= 0) report(call, (int)op->attr[SOURCE], place - args->first, column);
