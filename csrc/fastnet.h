@@ -94,6 +94,8 @@ int fn_plan_op_attribute(const fn_plan *plan, int op, int index, const char **na
 fn_params *fn_params_new(const fn_plan *plan);
 void fn_params_free(fn_params *params);
 int fn_params_match(const fn_params *params, const fn_plan *plan);
+/* Values of a parameter in canonical order; -1 if there is no such parameter. */
+int64_t fn_params_count(const fn_params *params, int param);
 /* part 0: weights, 1 and 2: optimizer slots, 3: gradients of the last unfused run. Canonical order. */
 fn_status fn_params_get(const fn_params *params, int param, int part, float *out);
 fn_status fn_params_set(fn_params *params, int param, int part, const float *values);

@@ -181,6 +181,7 @@ struct fn_work {
 /* The optimizer's numbers for one step; [0] for biases, [1] for kernels (decay applies). */
 typedef struct {
     float rate, momentum, beta_1, beta_2, rho, epsilon;
+    float rest_1, rest_2, rest_rho; /* 1 - beta_1, ... as exact as float32 can hold them */
     float decay, l1, l2, clip, scale; /* scale: global norm clipping */
     bool plain;                       /* no decay, l1, l2, clip or scale */
 } fn_hyper;

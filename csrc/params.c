@@ -45,6 +45,10 @@ int fn_params_match(const fn_params *params, const fn_plan *plan) {
     return 1;
 }
 
+int64_t fn_params_count(const fn_params *params, int param) {
+    return param >= 0 && param < params->n_params ? params->params[param].count : -1;
+}
+
 /* Copy between canonical row-major values and the packed block; pack decides the direction. */
 static void transfer(const fn_param *p, int lanes, float *packed, float *values, bool pack) {
     if (p->layout == FN_LAYOUT_PLAIN) {

@@ -52,6 +52,7 @@ void *fn_work_buffer(fn_work *work, const fn_plan *plan, int buffer, int gradien
     if (buffer < 0 || buffer >= plan->n_buffers) return NULL;
     const fn_buffer *b = &plan->buffers[buffer];
     if (gradient) return b->gradient ? work->arena + b->gradient_offset : NULL;
+    if (work->in_place[buffer]) return NULL;
     return work->arena + b->offset + (b->copies == 2 ? (size_t)(work->resume_step & 1) * b->copy_bytes : 0);
 }
 
@@ -77,7 +78,7 @@ void fn_work_reset_metrics(fn_work *work, const fn_plan *plan) {
 static fn_hyper hyper_of(const fn_call *call, bool kernel) {
     const fn_optimizer *o = call->args->optimizer;
     const double rate = call->args->rates[call->step], t = (double)(call->args->step + call->step + 1);
-    fn_hyper h = {.rate = (float)rate, .momentum = (float)o->momentum, .beta_1 = (float)o->beta_1, .beta_2 = (float)o->beta_2, .rho = (float)o->rho, .epsilon = (float)o->epsilon, .scale = 1, .clip = o->clipvalue > 0 ? (float)o->clipvalue : INFINITY};
+    fn_hyper h = {.rate = (float)rate, .momentum = (float)o->momentum, .beta_1 = (float)o->beta_1, .beta_2 = (float)o->beta_2, .rho = (float)o->rho, .epsilon = (float)o->epsilon, .rest_1 = (float)(1 - o->beta_1), .rest_2 = (float)(1 - o->beta_2), .rest_rho = (float)(1 - o->rho), .scale = 1, .clip = o->clipvalue > 0 ? (float)o->clipvalue : INFINITY};
     if (o->beta_2 > 0) h.rate = (float)(rate * sqrt(1 - pow(o->beta_2, t)) / (1 - pow(o->beta_1, t)));
     if (kernel) {
         h.decay = (float)(rate * o->weight_decay);

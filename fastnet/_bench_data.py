@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,7 +42,7 @@ def start_weights(widths: Sequence[int]) -> list[np.ndarray]:
     """Return Glorot-uniform kernels and zero biases, float32, as [W, b, W, b, ...]."""
     rng = np.random.default_rng(2)
     out = []
-    for d_in, units in zip(widths[:-1], widths[1:], strict=True):
+    for d_in, units in itertools.pairwise(widths):
         limit = math.sqrt(6 / (d_in + units))
         out.append(rng.uniform(-limit, limit, (d_in, units)).astype(np.float32))
         out.append(np.zeros(units, np.float32))

@@ -187,11 +187,13 @@ class Page:
     def notes(self) -> list[str]:
         """Return what the table leaves out: differing results, noise, compilation, refusals."""
         out = [self.note] if self.note else []
+        if self.peak < self.gemm:
+            out.append("the measured peak is below NumPy's sgemm rate: shares of peak are too high")
         for result in self.results:
-            for m in result.odd_losses():
+            for m, loss in result.odd_losses():
                 out.append(
-                    f"{result.case.name}: RESULT DIFFERS: {who(m)} ends with loss {m.loss:.4f}, "
-                    f"the first library with {result.losses()[0].loss:.4f}"
+                    f"{result.case.name}: RESULT DIFFERS: {who(m)} ends with loss {loss:.4f}, "
+                    f"the first library with {result.losses()[0][1]:.4f}"
                 )
         return [*out, *self.noise(), *self.compilation(), *self.refusals()]
 

@@ -84,6 +84,7 @@ cdef extern from "fastnet.h" nogil:
     fn_params *fn_params_new(const fn_plan *plan)
     void fn_params_free(fn_params *params)
     int fn_params_match(const fn_params *params, const fn_plan *plan)
+    int64_t fn_params_count(const fn_params *params, int param)
     fn_status fn_params_get(const fn_params *params, int param, int part, float *out)
     fn_status fn_params_set(fn_params *params, int param, int part, const float *values)
     fn_status fn_params_need_slots(fn_params *params, int n_slots, float fill)
@@ -290,6 +291,14 @@ cdef class Params:
         else:
             self.readers -= 1
 
+    cdef int fits(self, int param, Py_ssize_t n) except -1:
+        cdef int64_t count = fn_params_count(self.params, param)
+        if count < 0:
+            raise ValueError(f"there is no such parameter: {param}")
+        if n != count:
+            raise ValueError(f"parameter {param} has {count} values, got {n}")
+        return 0
+
     cdef int checked(self, fn_status status) except -1:
         if status == FN_ENOMEM:
             raise MemoryError("no memory for the parameters")
@@ -299,6 +308,7 @@ cdef class Params:
 
     def get(self, int param, float[::1] out not None, int part=0):
         """Copy a parameter (part 0), an optimizer slot (1, 2) or a gradient (3) to `out`, canonical order."""
+        self.fits(param, out.shape[0])
         self.begin(False)
         try:
             self.checked(fn_params_get(self.params, param, part, &out[0]))
@@ -307,6 +317,7 @@ cdef class Params:
 
     def set(self, int param, const float[::1] values not None, int part=0):
         """Set a parameter (or slot, gradient) from canonical order."""
+        self.fits(param, values.shape[0])
         self.begin(True)
         try:
             self.checked(fn_params_set(self.params, param, part, &values[0]))

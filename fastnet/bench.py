@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import math
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +37,7 @@ IMPORTS = {
     "onnxruntime": "onnxruntime",
 }
 Ask = Callable[..., Any]  # Worker.ask
-SAME_LOSS = 0.05  # rounding differs between libraries, and training amplifies it
+SAME_LOSS = 0.02  # rounding differs between libraries, and training amplifies it
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Case:
     def flops(self) -> int:
         """Multiplications and additions of the matrix products of one reported run."""
         total = 0
-        for i, (d_in, units) in enumerate(zip(self.widths[:-1], self.widths[1:], strict=True)):
+        for i, (d_in, units) in enumerate(itertools.pairwise(self.widths)):
             # forward and dW, and dX except for the first layer
             products = 1 if self.kind == "predict" else 2 if i == 0 else 3
             total += 2 * products * d_in * units
@@ -147,15 +150,15 @@ class Result:
             fit = [m for m in fit if m.threads is not None and m.threads <= threads]
         return min(fit, key=lambda m: m.best, default=None)
 
-    def losses(self) -> list[Measurement]:
-        """Return the measurements that left a result behind."""
-        return [m for m in self.measurements if m.loss is not None and not m.error]
+    def losses(self) -> list[tuple[Measurement, float]]:
+        """Return the measurements that left a result behind, with its loss."""
+        return [(m, m.loss) for m in self.measurements if m.loss is not None and not m.error]
 
-    def odd_losses(self) -> list[Measurement]:
+    def odd_losses(self) -> list[tuple[Measurement, float]]:
         """Return the measurements whose loss is not that of the first, or is not a number."""
         losses = self.losses()
-        want = losses[0].loss if losses else 0.0
-        return [m for m in losses if not abs(m.loss - want) <= SAME_LOSS * want + 1e-4]
+        want = losses[0][1] if losses else 0.0
+        return [(m, x) for m, x in losses if not abs(x - want) <= SAME_LOSS * want + 1e-4]
 
 
 # ---------------------------------------------------------------------------------------------
@@ -456,9 +459,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_arguments(parser)
     args = parser.parse_args(argv)
     try:
-        return run(args)
+        with ending_cleanly():
+            return run(args)
     except ValueError as error:
         parser.error(str(error))
+
+
+@contextlib.contextmanager
+def ending_cleanly() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that workers and files go as well."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 
 if __name__ == "__main__":

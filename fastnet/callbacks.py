@@ -39,8 +39,11 @@ class Callback:
 
     def wants_batches(self) -> bool:
         """Whether a batch event is overridden."""
-        mine, base = type(self), Callback
-        return mine.on_batch_begin is not base.on_batch_begin or mine.on_batch_end is not base.on_batch_end
+        mine = type(self)
+        return (
+            mine.on_batch_begin is not Callback.on_batch_begin
+            or mine.on_batch_end is not Callback.on_batch_end
+        )
 
 
 class LambdaCallback(Callback):
@@ -82,7 +85,9 @@ class _Monitor(Callback):
 
     def _improved(self, logs: Logs) -> bool:
         if self.monitor not in logs:
-            raise ValueError(f"monitor {self.monitor!r} is not in the logs, which hold {', '.join(logs)}")
+            raise ValueError(
+                f"monitor {self.monitor!r} is not in the logs, which hold {', '.join(logs)}"
+            )
         value = logs[self.monitor]
         if not math.isnan(self.best) and not self._sign() * (value - self.best) > self.min_delta:
             return False
@@ -157,7 +162,9 @@ class ModelCheckpoint(_Monitor):
         try:
             path = self.path.format(epoch=epoch, **logs)
         except (KeyError, IndexError) as error:
-            raise ValueError(f"{self.path!r} names {error}, the logs hold epoch, {', '.join(logs)}") from None
+            raise ValueError(
+                f"{self.path!r} names {error}, the logs hold epoch, {', '.join(logs)}"
+            ) from None
         self.trainer.network.save(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import numbers
@@ -25,7 +26,7 @@ def number(name: str, value: Any, *, low=None, high=None, above=None, below=None
     fits = fits and (above is None or value > above) and (below is None or value < below)
     if not fits:
         bounds = {">=": low, ">": above, "<=": high, "<": below}
-        wanted = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
+        wanted = " and ".join(f"{sign} {b:g}" for sign, b in bounds.items() if b is not None)
         raise ValueError(f"{name} must be a finite number {wanted}".rstrip() + f", got {value!r}")
     return value
 
@@ -68,7 +69,9 @@ def shape(name: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):
         value = (value,)
     if not isinstance(value, tuple | list) or not value:
-        raise TypeError(f"{name} must be an int or a tuple of ints, without the batch axis, got {value!r}")
+        raise TypeError(
+            f"{name} must be an int or a tuple of ints, without the batch axis, got {value!r}"
+        )
     axes = tuple(integer(f"{name}[{i}]", n, low=1) for i, n in enumerate(value))
     if len(axes) > 6:
         raise ValueError(f"{name} can have at most 6 axes behind the batch axis, got {axes}")
@@ -81,20 +84,26 @@ def array(name: str, value: Any) -> np.ndarray:
     """A numeric array of whatever NumPy can convert; TypeError for text, objects, complex, sparse."""
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray()")
+    if value is None:
+        raise TypeError(f"{name} must hold numbers, got None")
     try:
         result = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"{name} cannot be made an array: its rows differ in length") from error
-    if result.dtype.kind in "OUSV" and result.size:
-        try:
-            result = np.asarray(value, dtype=np.float64) if result.dtype.kind == "O" else None
-        except (TypeError, ValueError):
-            result = None
-        if result is None:
-            raise TypeError(f"{name} must hold numbers, got dtype {np.asarray(value).dtype}")
+    if result.dtype.kind == "O" and not any(isinstance(v, str | bytes) for v in result.flat):
+        with contextlib.suppress(TypeError, ValueError):
+            result = result.astype(np.float64)
+    if result.dtype.kind in "OUSV":
+        raise TypeError(f"{name} must hold numbers, got dtype {result.dtype}")
     if result.dtype.char not in _REAL:
         raise TypeError(f"{name} must hold real numbers, got dtype {result.dtype}")
     return result
+
+
+def float32(value: np.ndarray) -> np.ndarray:
+    """In C order as float32, itself where it is that; what is too large becomes infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(value, dtype=np.float32, order="C")
 
 
 def features(name: str, value: Any) -> np.ndarray:
@@ -103,10 +112,9 @@ def features(name: str, value: Any) -> np.ndarray:
     if x.dtype.char not in _IN_PLACE or not x.dtype.isnative:
         if x.dtype.char not in _REAL:
             x = array(name, x)
-        with np.errstate(over="ignore"):
-            x = x.astype(np.float32)
+        x = float32(x)
     if not x.flags.c_contiguous:
-        x = np.ascontiguousarray(x)
+        x = np.asarray(x, order="C")
     return x
 
 
@@ -117,7 +125,9 @@ def rows(name: str, x: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
     if x.ndim == 1 and math.prod(wanted) == 1:
         return x.reshape(len(x), *wanted)
     if x.shape == wanted:
-        raise ValueError(f"{name} is one row of shape {x.shape}; pass {name}[None] for a batch of one")
+        raise ValueError(
+            f"{name} is one row of shape {x.shape}; pass {name}[None] for a batch of one"
+        )
     if x.ndim and math.prod(x.shape[1:]) == math.prod(wanted):
         raise ValueError(
             f"{name} must have shape (n, {', '.join(map(str, wanted))}), got {x.shape}; "
@@ -129,12 +139,13 @@ def rows(name: str, x: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
 
 def weights(name: str, value: Any, n: int) -> np.ndarray:
     """Sample weights, finite and >= 0, as float32 of shape (n,)."""
-    w = np.ascontiguousarray(array(name, value), dtype=np.float32)
+    w = float32(array(name, value))
     if w.shape not in ((n,), (n, 1)):
         raise ValueError(f"{name} must have shape ({n},), got {w.shape}")
     w = w.reshape(n)
     if not np.isfinite(w).all() or (w < 0).any():
-        raise ValueError(f"{name} must be finite and >= 0, got {w[~((w >= 0) & np.isfinite(w))][0]}")
+        bad = w[~((w >= 0) & np.isfinite(w))][0]
+        raise ValueError(f"{name} must be finite and >= 0, got {bad}")
     if n and not w.any():
         raise ValueError(f"{name} are all zero: there is nothing to learn from")
     return w

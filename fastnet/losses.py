@@ -46,13 +46,26 @@ class Loss:
         """Float targets as the engine wants them; ValueError if they make no sense."""
         return y
 
+    def threshold(self, logits: bool) -> float:
+        """An output above it means class 1; `logits`: the network ends without `fused`."""
+        return 0.0 if logits and self.fused == "sigmoid" else 0.5
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(self).items() if v)})"
+        numbers = ", ".join(f"{k}={v!r}" for k, v in vars(self).items() if v)
+        return f"{type(self).__name__}({numbers})"
+
+    def __eq__(self, other: object) -> bool:  # networks keep a plan for each loss
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
 
 
 def _bounded(loss: str, y: np.ndarray, low: float, high: float) -> np.ndarray:
     if y.size and not (y.min() >= low and y.max() <= high):
-        raise ValueError(f"{loss} wants targets in [{low:g}, {high:g}], got {y.min():g} to {y.max():g}")
+        raise ValueError(
+            f"{loss} wants targets in [{low:g}, {high:g}], got {y.min():g} to {y.max():g}"
+        )
     return y
 
 
@@ -141,10 +154,13 @@ class Hinge(Loss):
     name = "hinge"
 
     def prepare(self, y):
-        values = np.unique(y)
-        if not (np.isin(values, (-1, 1)).all() or np.isin(values, (0, 1)).all()):
-            raise ValueError(f"hinge wants targets -1 and 1 (or 0 and 1), got {values[:5]}")
-        return y if (values < 0).any() or 0 not in values else (2 * y - 1).astype(np.float32)
+        zero = y == 0
+        if not (zero | (np.abs(y) == 1)).all() or (zero.any() and (y < 0).any()):
+            raise ValueError(f"hinge wants targets -1 and 1 (or 0 and 1), got {np.unique(y)[:5]}")
+        return np.where(zero, np.float32(-1), y) if zero.any() else y
+
+    def threshold(self, logits):
+        return 0.0
 
 
 class Poisson(Loss):
@@ -176,9 +192,17 @@ class Custom(Loss):
     def __init__(self, function: Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]):
         self.function = function
 
+    def __hash__(self):
+        return id(self.function)  # which may be of a class without a hash
+
     def __repr__(self):
         return f"Custom({getattr(self.function, '__name__', self.function)!r})"
 
+
+# Keras's other spellings.
+BinaryCrossentropy = BinaryCrossEntropy
+CategoricalCrossentropy = SparseCategoricalCrossentropy = CrossEntropy
+MeanSquaredError, MeanAbsoluteError = MSE, MAE
 
 _CLASSES: dict[str, type[Loss]] = {
     cls.name: cls
@@ -195,6 +219,7 @@ _ALIASES = {
     "squared_error": "mse",
     "mean_absolute_error": "mae",
     "absolute_error": "mae",
+    "huber_loss": "huber",
     "logcosh": "log_cosh",
     "kld": "kl_divergence",
     "kullback_leibler_divergence": "kl_divergence",

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
+_RUN_SECONDS = 0.02
+
 
 @dataclass(frozen=True)
 class Request:
@@ -42,8 +44,14 @@ class Lowered:
 
     plan: _core.Plan
     output: int  # buffer of the predictions
-    metrics: list[tuple[Metric, int]] = field(default_factory=list)  # number of the engine's metric op
-    works: list[_core.Work] = field(default_factory=list)  # one a concurrent caller, kept for the next
+    #: With the number of the engine's metric op.
+    metrics: list[tuple[Metric, int]] = field(default_factory=list)
+    #: One a concurrent caller, kept for the next.
+    works: list[_core.Work] = field(default_factory=list)
+
+    def steps_a_run(self, batch_size: int) -> int:
+        """Minibatches of a run that is short enough for Ctrl-C, before any run was timed."""
+        return max(1, int(_RUN_SECONDS / (self.plan.describe()["flops"] * batch_size / 20e9 + 2e-6)))
 
     def take_work(self) -> _core.Work:
         """Memory for one caller; give it back with ``works.append``."""
@@ -103,7 +111,7 @@ class Lowering:
         if name == "linear":
             return x
         loss = self.request.loss
-        is_last = self.layer == len(self.network.layers) - 1 and x != self.source
+        is_last = self.layer == len(self.network.layers) - 1
         if is_last and loss is not None and loss.fused == name:
             self.fused = True
             return x
@@ -161,12 +169,9 @@ def _lower_loss(to: Lowering, x: int, result: Lowered) -> None:
         value = to.buffer(())
         attributes = loss.attributes() | ({"probabilities": 1} if to.fused else {})
         plan.op("loss", inputs, [value], kind=loss.name, **attributes)
-    logits = loss.fused is not None and not to.fused  # predictions stay logits: sigmoid(0) = 0.5
     shared: dict[tuple, int] = {}
     for metric in to.request.metrics:
-        attributes = metric.attributes(outputs)
-        if logits and outputs == 1:
-            attributes["threshold"] = 0.0
+        attributes = metric.attributes(outputs) | {"threshold": loss.threshold(not to.fused)}
         key = (metric.kind, tuple(sorted(attributes.items())))
         if key not in shared:
             plan.op("metric", inputs, (), kind=metric.kind, **attributes)

@@ -9,7 +9,19 @@ from typing import Any, ClassVar
 
 from .check import choice, integer
 
-__all__ = ["Metric", "get"]
+__all__ = [
+    "F1",
+    "R2",
+    "Accuracy",
+    "BinaryAccuracy",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "Metric",
+    "Precision",
+    "Recall",
+    "TopKAccuracy",
+    "get",
+]
 
 Sums = Sequence[float]
 
@@ -48,6 +60,12 @@ class Metric:
     def __repr__(self) -> str:
         return self.name
 
+    def __eq__(self, other: object) -> bool:  # networks keep a plan for each set of metrics
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
 
 class Accuracy(Metric):
     """Share of rows whose largest output is the true class (ties: the lowest index); with one output,
@@ -74,8 +92,6 @@ class TopKAccuracy(Accuracy):
         k = integer("k", k, low=1)
         super().__init__(name or ("top_k_accuracy" if k == 5 else f"top_{k}_accuracy"), k)
 
-    def attributes(self, outputs):
-        return {"top": self.top}
 
 
 class BinaryAccuracy(Accuracy):
@@ -184,6 +200,8 @@ _ALIASES = {
     "acc": "accuracy",
     "categorical_accuracy": "accuracy",
     "sparse_categorical_accuracy": "accuracy",
+    "top_k_categorical_accuracy": "top_k_accuracy",
+    "sparse_top_k_categorical_accuracy": "top_k_accuracy",
     "mean_squared_error": "mse",
     "mean_absolute_error": "mae",
     "r2_score": "r2",

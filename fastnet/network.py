@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from .lowering import Lowered, Request, lower
 
 #: Rows of one pass of predict; any number of rows gives the same bits.
 _PREDICT_ROWS = 1024
+_PLAIN = (np.dtype(np.float32), np.dtype(np.uint8))
 
 
 class Network:
@@ -29,6 +32,8 @@ class Network:
         self.params: _core.Params | None = None
         self._plans: dict[Request, Lowered] = {}
         self._single: tuple[Any, ...] | None = None
+        self._training = threading.RLock()  # one fit at a time; others wait
+        self._slots_owner: weakref.ref[Any] | None = None  # the trainer whose slots params hold
 
     # ---- building ---------------------------------------------------------------------------------
 
@@ -48,11 +53,34 @@ class Network:
         shape = check.shape("input_shape", input_shape)
         if self.built:
             if shape != self.input_shape:
-                raise ValueError(f"{self.name} is built for rows of shape {self.input_shape}, not {shape}")
+                raise ValueError(
+                    f"{self.name} is built for rows of shape {self.input_shape}, not {shape}"
+                )
             return
+        try:
+            self._infer(shape)
+            self._fill(self._draw())
+        except BaseException:
+            self._forget()
+            raise
+
+    def _forget(self) -> None:
+        """Not built, as before: what was wrong leaves no trace."""
+        self.params = self.input_shape = self.output_shape = None
+        self._plans.clear()
+        for layer in self.layers:
+            if layer.network is self:
+                layer.input_shape = layer.output_shape = layer._network = None
+
+    def _infer(self, shape: tuple[int, ...]) -> None:
+        """Name the layers and give each its shapes; nothing large is allocated."""
         self._name_layers()
+        for layer in self.layers:
+            if layer.network not in (None, self):
+                raise ValueError(f"{layer!r} belongs to another network; make a second one")
         x = shape
         for layer in self.layers:
+            layer._network = weakref.ref(self)
             try:
                 y = layer.build(x)
             except ValueError as error:
@@ -60,10 +88,12 @@ class Network:
             layer.input_shape, layer.output_shape = x, y
             x = y
         self.input_shape, self.output_shape = shape, x
+
+    def _fill(self, values: Iterable[tuple[int, np.ndarray]]) -> None:
+        """Allocate the weights and give them their first values, flat and by number."""
         params = _core.Params(self._plan(Request("predict", 1)).plan)
-        for i, (number, values) in enumerate(self._draw()):
-            check.integer("weight", i, low=0)
-            params.set(number, values)
+        for number, flat in values:
+            params.set(number, flat)
         self.params = params
 
     def _name_layers(self) -> None:
@@ -86,8 +116,10 @@ class Network:
         number = 0
         for layer in self.layers:
             for weight in layer.weights():
-                rng = np.random.Generator(np.random.Philox(key=[self.seed, number]))
-                values = weight.initializer(weight.shape, rng)
+                key = np.array([self.seed, number], np.uint64)
+                values = weight.initializer(
+                    weight.shape, np.random.Generator(np.random.Philox(key=key))
+                )
                 yield number, np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
                 number += 1
 
@@ -117,9 +149,11 @@ class Network:
     def get_weights(self) -> list[np.ndarray]:
         """Copies of all weights, float32, in Keras's shapes and order: kernel, bias, kernel, ..."""
         self._need_built("get_weights")
-        return [self._read(i, weight.shape) for i, (_, weight) in enumerate(self._weight_list())]
+        return [self._read(i) for i in range(len(self._weight_list()))]
 
-    def _read(self, number: int, shape: tuple[int, ...], part: int = 0) -> np.ndarray:
+    def _read(self, number: int, part: int = 0) -> np.ndarray:
+        """A weight (part 0), its optimizer slot (1, 2) or its gradient (3)."""
+        shape = self._weight_list()[number][1].shape
         values = np.empty(math.prod(shape), np.float32)
         self.params.get(number, values, part)
         return values.reshape(shape)
@@ -130,29 +164,37 @@ class Network:
         Raises
         ------
         ValueError
-            If the number of arrays or a shape is wrong; then nothing has changed.
+            If the number of arrays or a shape is wrong, or a value is NaN or infinite in float32;
+            then nothing has changed.
         """
         self._need_built("set_weights")
-        wanted = self._weight_list()
-        if len(weights) != len(wanted):
-            raise ValueError(f"{self.name} has {len(wanted)} weights, got a list of {len(weights)}")
-        arrays = []
-        for i, (value, (layer, weight)) in enumerate(zip(weights, wanted, strict=True)):
-            array = check.array(f"weights[{i}]", value)
-            if array.shape != weight.shape:
-                raise ValueError(
-                    f"weights[{i}] ({layer.name}.{weight.name}) must have shape {weight.shape}, got {array.shape}"
-                )
-            arrays.append(np.ascontiguousarray(array, dtype=np.float32).reshape(-1))
-        for i, array in enumerate(arrays):
+        for i, array in enumerate(self._as_weights("weights", weights)):
             self.params.set(i, array)
+
+    def _as_weights(self, what: str, values: Sequence[Any]) -> list[np.ndarray]:
+        """Arrays like the weights (the weights, their gradients), checked: flat, float32."""
+        wanted, values = self._weight_list(), list(values)
+        if len(values) != len(wanted):
+            raise ValueError(f"{self.name} has {len(wanted)} weights, got {len(values)} {what}")
+        arrays = []
+        for i, (value, (layer, weight)) in enumerate(zip(values, wanted, strict=True)):
+            name = f"{what}[{i}] ({layer.name}.{weight.name})"
+            array = check.array(name, value)
+            if array.shape != weight.shape:
+                raise ValueError(f"{name} must have shape {weight.shape}, got {array.shape}")
+            array = check.float32(array)
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} holds NaN or infinity")
+            arrays.append(array.reshape(-1))
+        return arrays
 
     def refresh(self, layer: Layer) -> None:
         """Take over what a layer's own statistics have become (`Normalization.adapt`)."""
         self._need_built("refresh")
         for i, (owner, weight) in enumerate(self._weight_list()):
             if owner is layer and not weight.trainable:
-                self.params.set(i, weight.initializer(weight.shape, None).reshape(-1))
+                values = weight.initializer(weight.shape, np.random.default_rng(0))
+                self.params.set(i, values.reshape(-1))
 
     def count_params(self) -> int:
         """Number of weights, trained or not."""
@@ -182,9 +224,14 @@ class Network:
             For a wrong shape or dtype, and for NaN or infinity (with row and column).
         """
         single = self._single
-        if single is not None and type(x) is np.ndarray and x.shape == single[0] and x.flags.c_contiguous:
-            if x.dtype.char in "fB":
-                return self._predict_one(x, single)
+        if (
+            single is not None
+            and type(x) is np.ndarray
+            and x.shape == single[0]
+            and x.dtype in _PLAIN
+            and x.flags.c_contiguous
+        ):
+            return self._predict_one(x, single)
         x = check.features("x", x)
         self._need_built("predict", x)
         return self._predict(check.rows("x", x, self.input_shape), batch_size)
@@ -200,34 +247,50 @@ class Network:
             raise_bad_input(result, "x")
         return out
 
-    def _predict(self, x: np.ndarray, batch_size: int | None, layers: int | None = None) -> np.ndarray:
+    def _predict(
+        self, x: np.ndarray, batch_size: int | None, layers: int | None = None
+    ) -> np.ndarray:
         if batch_size is not None:
             batch_size = check.integer("batch_size", batch_size, low=1)
-        rows = min(len(x), batch_size or _PREDICT_ROWS) or 1
+        n = len(x)
+        rows = min(n, batch_size or _PREDICT_ROWS) or 1
         rows = rows if rows in (1, _PREDICT_ROWS) else 1 << (rows - 1).bit_length()
         lowered = self._plan(Request("predict", rows, layers=layers))
         shape = self.output_shape if layers is None else self.layers[layers - 1].output_shape
-        out = np.empty((len(x), *shape), np.float32)
-        if not len(x):
-            return out
+        out = np.empty((n, *shape), np.float32)
+        rows = min(rows, n)
+        chunk = n if rows == n else rows * lowered.steps_a_run(rows)
         work = lowered.take_work()
         try:
-            result = _core.run(
-                lowered.plan, self.params, work, (x,), n_rows=len(x), batch_size=min(rows, len(x)), output=out
-            )
+            for first in range(0, n, chunk or 1):  # signals get a turn between runs
+                part = slice(first, first + chunk)
+                result = _core.run(
+                    lowered.plan, self.params, work, (x[part],), n_rows=len(x[part]),
+                    batch_size=rows, output=out[part],
+                )  # fmt: skip
+                if result.status != "ok":
+                    raise_bad_input(result, "x", first)
         finally:
             lowered.works.append(work)
-        if result.status != "ok":
-            raise_bad_input(result, "x")
-        if rows == 1 and layers is None:
+        if n == 1 and layers is None:
             self._single = (x.shape, out.shape, lowered)
         return out
 
-    def predict_classes(self, x: Any, batch_size: int | None = None) -> np.ndarray:
-        """The most probable class of each row, int64 (n,); with one output, 1 where it is > 0.5."""
+    def predict_classes(
+        self, x: Any, batch_size: int | None = None, *, threshold: float = 0.5
+    ) -> np.ndarray:
+        """The most probable class of each row, int64 (n,); with one output, 1 where it is > 0.5.
+
+        Parameters
+        ----------
+        x, batch_size
+            As for `predict`.
+        threshold : float, default 0.5
+            For one output; 0 for logits (`Trainer.predict_classes` knows).
+        """
         outputs = self.predict(x, batch_size)
         if outputs.shape[-1] == 1:
-            return (outputs[..., 0] > 0.5).astype(np.int64)
+            return (outputs[..., 0] > threshold).astype(np.int64)
         return outputs.argmax(axis=-1).astype(np.int64)
 
     # ---- training, files, text --------------------------------------------------------------------
@@ -246,17 +309,30 @@ class Network:
             'optimizer="adam", metrics=["accuracy"]) and then trainer.fit(x, y)'
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the network to one .safetensors file, all of it or nothing."""
+    def save(self, path: str | os.PathLike[str], extra: dict[str, Any] | None = None) -> None:
+        """Write the network to one .safetensors file, all of it or nothing; `fastnet.storage.save`."""
         from .storage import save
 
-        save(self, path)
+        save(self, path, extra)
 
     def summary(self, batch_size: int = 32, print_fn: Any = print) -> None:
         """Print layers, shapes, parameters, multiply-adds, and memory for a batch size."""
         from .summary import summary
 
         print_fn(summary(self, batch_size))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: description and weights, no plans."""
+        state = vars(self) | {"_plans": {}, "_single": None, "_slots_owner": None}
+        del state["_training"]
+        return state | {"params": self.get_weights() if self.built else None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, params=None, _training=threading.RLock())
+        for layer in self.layers:
+            layer._network = weakref.ref(self) if state["params"] is not None else None
+        if state["params"] is not None:
+            self._fill(enumerate(map(np.ravel, state["params"])))
 
     def __repr__(self) -> str:
         inside = ", ".join(map(repr, self.layers))
@@ -285,8 +361,12 @@ class Sequential(Network):
         For something that is no layer, a layer twice, or shapes that do not fit (naming the layer).
     """
 
-    def __init__(self, layers: Sequence[Layer] = (), seed: int | None = None, name: str | None = None):
+    def __init__(
+        self, layers: Sequence[Layer] = (), seed: int | None = None, name: str | None = None
+    ):
         super().__init__(seed, name)
+        if isinstance(layers, Layer) or not isinstance(layers, Iterable):
+            raise TypeError(f"layers must be a list of layers, got {layers!r}")
         for layer in layers:
             self.add(layer)
 
@@ -298,7 +378,7 @@ class Sequential(Network):
             raise ValueError(f"{layer!r} is in the network already; make a second one")
         if isinstance(layer, Input) and self.layers:
             raise ValueError("Input comes first")
-        if self.built and not (len(self.layers) == 1 and isinstance(self.layers[0], Input)):
+        if self.built:
             raise ValueError("the network is built; its layers are fixed")
         self.layers.append(layer)
 
@@ -318,9 +398,9 @@ class Sequential(Network):
         super()._need_built(what, x)
 
 
-def raise_bad_input(result: _core.Result, name: str) -> None:
-    """The ValueError for NaN or infinity read from a source."""
+def raise_bad_input(result: _core.Result, name: str, first: int = 0) -> NoReturn:
+    """The ValueError for NaN or infinity read from a source that began at row `first` of the data."""
     raise ValueError(
-        f"{name} holds NaN or infinity in row {result.bad_row}, column {result.bad_column} "
+        f"{name} holds NaN or infinity in row {first + result.bad_row}, column {result.bad_column} "
         "(of the row flattened); remove or fill such rows first"
     )

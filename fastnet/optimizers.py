@@ -16,6 +16,10 @@ from .schedules import as_schedule
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get"]
 
 
+#: float32 arithmetic flushes what is smaller to zero.
+_LEAST_EPSILON = 1e-30
+
+
 class Optimizer:
     """What all optimizers share; use a subclass.
 
@@ -125,7 +129,7 @@ class Adam(Optimizer):
         super().__init__(learning_rate, **limits)
         self.beta_1 = number("beta_1", beta_1, low=0, below=1)
         self.beta_2 = number("beta_2", beta_2, above=0, below=1)
-        self.epsilon = number("epsilon", epsilon, above=0)
+        self.epsilon = number("epsilon", epsilon, low=_LEAST_EPSILON)
 
     def kernel(self):
         return "adam", {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
@@ -139,8 +143,17 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019), 0.004 by default as in Keras."""
 
-    def __init__(self, learning_rate=0.001, weight_decay=0.004, beta_1=0.9, beta_2=0.999, epsilon=1e-7, **limits):
-        super().__init__(learning_rate, beta_1, beta_2, epsilon, weight_decay=weight_decay, **limits)
+    def __init__(
+        self,
+        learning_rate=0.001,
+        weight_decay=0.004,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-7,
+        **limits,
+    ):
+        limits["weight_decay"] = weight_decay
+        super().__init__(learning_rate, beta_1, beta_2, epsilon, **limits)
 
 
 class RMSprop(Optimizer):
@@ -160,7 +173,7 @@ class RMSprop(Optimizer):
         super().__init__(learning_rate, **limits)
         self.rho = number("rho", rho, low=0, below=1)
         self.momentum = number("momentum", momentum, low=0, below=1)
-        self.epsilon = number("epsilon", epsilon, above=0)
+        self.epsilon = number("epsilon", epsilon, low=_LEAST_EPSILON)
 
     def kernel(self):
         name = "rmsprop_momentum" if self.momentum else "rmsprop"
@@ -190,7 +203,7 @@ class Adagrad(Optimizer):
             "initial_accumulator_value", initial_accumulator_value, low=0
         )
         self.initial_slot = self.initial_accumulator_value
-        self.epsilon = number("epsilon", epsilon, above=0)
+        self.epsilon = number("epsilon", epsilon, low=_LEAST_EPSILON)
 
     def kernel(self):
         return "adagrad", {"epsilon": self.epsilon}
@@ -211,4 +224,5 @@ def get(optimizer: str | Optimizer) -> Optimizer:
         return optimizer
     if isinstance(optimizer, type) and issubclass(optimizer, Optimizer):
         return optimizer()
-    return _CLASSES[choice("optimizer", optimizer, _CLASSES)]()
+    name = optimizer.lower() if isinstance(optimizer, str) else optimizer  # Keras's "SGD", "Adam"
+    return _CLASSES[choice("optimizer", name, _CLASSES)]()

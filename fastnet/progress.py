@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 _QUIET_SECONDS = 1.0
@@ -21,7 +22,7 @@ class Progress:
     """
 
     def __init__(self, wanted: bool | str, epochs: int, rows: int | None):
-        if wanted not in (True, False, "auto"):
+        if not (isinstance(wanted, bool) or wanted == "auto"):
             raise ValueError(f"progress must be True, False or 'auto', got {wanted!r}")
         self.wanted = wanted
         self.epochs, self.rows = epochs, rows
@@ -29,8 +30,8 @@ class Progress:
         self.done = 0
         self.bar: Any = None
 
-    def update(self, rows: int, epoch: int, logs: dict[str, float]) -> None:
-        """`rows` more are done; logs are shown behind the bar."""
+    def update(self, rows: int, epoch: int, logs: Callable[[], dict[str, float]]) -> None:
+        """`rows` more are done; logs() is shown behind the bar."""
         self.done += rows
         if self.wanted is False:
             return
@@ -40,16 +41,18 @@ class Progress:
             self._open()
         else:
             self.bar.update(rows)
-        self._describe(epoch, logs)
+        if not self.bar.disable:
+            self._describe(epoch, logs())
 
     def _open(self) -> None:
         from tqdm.auto import tqdm
 
         total = None if self.rows is None else self.rows * self.epochs
         self.bar = tqdm(
-            total=total, initial=0, unit=" samples", unit_scale=True, dynamic_ncols=True, file=sys.stderr
+            total=total, unit=" samples", unit_scale=True, dynamic_ncols=True, file=sys.stderr
         )
-        self.bar.start_t -= time.perf_counter() - self.start
+        if not self.bar.disable:
+            self.bar.start_t -= time.perf_counter() - self.start
         self.bar.update(self.done)
 
     def _describe(self, epoch: int, logs: dict[str, float]) -> None:
@@ -58,7 +61,7 @@ class Progress:
 
     def epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Show the epoch's numbers, validation included."""
-        if self.bar is not None:
+        if self.bar is not None and not self.bar.disable:
             self._describe(epoch, logs)
             self.bar.refresh()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from . import check
 from .losses import MSE
 from .lowering import Request
 
@@ -52,6 +53,7 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
 def summary(network: Network, batch_size: int = 32) -> str:
     """The summary as text."""
     network._need_built("summary")
+    batch_size = check.integer("batch_size", batch_size, low=1)
     rows: list[tuple[str, ...]] = [("layer", "output shape", "parameters", "multiply-adds")]
     total = frozen = adds = 0
     for layer in network.layers:
@@ -62,7 +64,8 @@ def summary(network: Network, batch_size: int = 32) -> str:
         adds += layer.multiply_adds()
         shape = "(" + ", ".join(["n", *map(str, layer.output_shape)]) + ")"
         detail = getattr(layer, "activation", None)
-        label = f"{layer.name} ({type(layer).__name__}{', ' + detail if detail not in (None, 'linear') else ''})"
+        kind = type(layer).__name__ + (f", {detail}" if detail not in (None, "linear") else "")
+        label = f"{layer.name} ({kind})"
         rows.append((label, shape, f"{count:,}", f"{layer.multiply_adds():,}"))
     need = memory(network, batch_size)
     lines = [f"{network.name}: rows of shape {network.input_shape}", *_table(rows)]

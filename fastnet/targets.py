@@ -26,11 +26,16 @@ class Data:
         return len(self.sources[0])
 
 
-def _text_error(y: np.ndarray) -> TypeError:
-    return TypeError(
-        f"y must hold numbers, got dtype {y.dtype}; names, y = np.unique(y, return_inverse=True) makes classes "
-        "of text (an estimator such as fastnet.sklearn.MLPClassifier takes text as it is)"
-    )
+def _numbers(y: Any) -> np.ndarray:
+    try:
+        return check.array("y", y)
+    except TypeError as error:
+        if np.asarray(y).dtype.kind not in "OUS":
+            raise
+        raise TypeError(
+            f"{error}; names, y = np.unique(y, return_inverse=True) makes classes of text "
+            "(an estimator such as fastnet.sklearn.MLPClassifier takes text as it is)"
+        ) from None
 
 
 def _is_whole(y: np.ndarray) -> bool:
@@ -62,7 +67,9 @@ def _one_hot(y: np.ndarray, outputs: int) -> np.ndarray:
     return result
 
 
-def targets(y: Any, n: int, shape: tuple[int, ...], loss: Loss, metrics: tuple[Metric, ...]) -> np.ndarray:
+def targets(
+    y: Any, n: int, shape: tuple[int, ...], loss: Loss, metrics: tuple[Metric, ...]
+) -> np.ndarray:
     """y checked against the output's shape: integer classes (n, *shape[:-1]) where the loss reads them,
     else float32 (n, *shape).
 
@@ -71,56 +78,87 @@ def targets(y: Any, n: int, shape: tuple[int, ...], loss: Loss, metrics: tuple[M
     ValueError, TypeError
         For text, a wrong length or shape, NaN, or classes out of range.
     """
-    y = np.asarray(y) if not isinstance(y, np.ndarray) else y
-    if y.dtype.kind in "US" or (y.dtype.kind == "O" and y.size and isinstance(y.flat[0], str)):
-        raise _text_error(y)
-    y = check.array("y", y)
+    y = _numbers(y)
     outputs = shape[-1]
-    if len(y.shape) and len(y) != n:
+    if y.ndim and len(y) != n:
         raise ValueError(f"x has {n} rows and y has {len(y)}")
-    if y.shape == (n, *shape[:-1], 1) and outputs != 1:
+    if outputs > 1 and y.shape == (n, *shape[:-1], 1):
         y = y[..., 0]
-    by_class = y.shape == (n, *shape[:-1]) and (outputs > 1 or loss.classes)
-    if by_class and outputs > 1:
+    if outputs > 1 and y.shape == (n, *shape[:-1]):
         if not _is_whole(y):
-            raise ValueError(f"y of shape {y.shape} must hold whole class numbers for {outputs} outputs")
+            raise ValueError(
+                f"y of shape {y.shape} must hold whole class numbers for {outputs} outputs"
+            )
         y = _as_classes(y, outputs)
         if loss.classes and all(m.classes for m in metrics):
             return y
         return loss.prepare(_one_hot(y, outputs))
-    if y.size == n * math.prod(shape) and y.shape in ((n, *shape), (n, *shape[:-1])):
-        with np.errstate(over="ignore"):
-            y = np.ascontiguousarray(y.reshape(n, *shape), dtype=np.float32)
+    if y.shape in ((n, *shape), (n, *shape[:-1])):
+        y = check.float32(y.reshape(n, *shape))
         if not np.isfinite(y).all():
             row = int(np.argwhere(~np.isfinite(y).reshape(n, -1).all(axis=1))[0, 0])
             raise ValueError(f"y holds NaN or infinity in row {row}")
         return loss.prepare(y)
-    wanted = f"(n, {', '.join(map(str, shape))})"
-    alternative = f" or (n{''.join(f', {k}' for k in shape[:-1])},) with classes" if outputs > 1 else ""
-    raise ValueError(f"y must have shape {wanted}{alternative}, got {y.shape}")
+    wanted = _axes(shape)
+    if outputs > 1:
+        wanted += f" or {_axes(shape[:-1])} with classes"
+    raise ValueError(f"y must have shape {wanted}, got {y.shape}")
 
 
-def class_weights(class_weight: Any, y: np.ndarray, outputs: int) -> np.ndarray:
-    """A weight a row from {class: weight} or "balanced" (n / (classes * rows of the class))."""
-    labels = np.asarray(y)
-    if labels.ndim > 1 and labels.shape[-1] == outputs and outputs > 1:
-        labels = labels.argmax(axis=-1)
-    labels = labels.reshape(len(labels), -1)
-    if labels.shape[1] != 1:
-        raise ValueError("class_weight wants one class a row")
-    labels = labels[:, 0].astype(np.int64)
-    count = max(outputs, 2)
+def _axes(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(['n', *map(str, shape)])}{'' if shape else ','})"
+
+
+def with_class_weights(
+    data: Data, class_weight: Any, shape: tuple[int, ...], loss: Loss
+) -> Data:
+    """Data whose rows weigh by their class: {class: weight}, the others 1, or "balanced"
+    (n / (classes * rows of the class)), times the sample weights there are.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For weights that are none, and for targets that are not one class a row.
+    """
+    if loss.name == "python":
+        raise ValueError("a loss function takes no weights; use one of fastnet.losses")
+    labels = _classes_of(data, shape)
+    table = _class_table(class_weight, labels, max(shape[-1], 2))
+    x, y, *weights = data.sources
+    weight = check.float32(table[labels] * (weights[0] if weights else 1))
+    if len(data) and not weight.any():
+        raise ValueError("class_weight makes all weights zero: there is nothing to learn from")
+    return Data((x, y, weight), data.classes, True)
+
+
+def _classes_of(data: Data, shape: tuple[int, ...]) -> np.ndarray:
+    y = data.sources[1]
+    if math.prod(shape[:-1]) == 1:
+        y = y.reshape(len(y), -1)
+        if data.classes:
+            return y[:, 0].astype(np.int64)
+        if shape[-1] > 1:
+            return y.argmax(axis=1)
+        if np.isin(y, (-1, 0, 1)).all():
+            return (y[:, 0] > 0).astype(np.int64)
+    raise ValueError("class_weight wants targets that are one class a row")
+
+
+def _class_table(class_weight: Any, labels: np.ndarray, count: int) -> np.ndarray:
+    """The weight of each of `count` classes."""
     table = np.ones(count)
     if isinstance(class_weight, str):
         check.choice("class_weight", class_weight, ("balanced",))
         rows = np.bincount(labels, minlength=count)
         present = rows > 0
         table[present] = len(labels) / (present.sum() * rows[present])
-    elif isinstance(class_weight, Mapping):
-        for key, value in class_weight.items():
-            if check.integer("class", key, low=0) >= count:
-                raise ValueError(f"class_weight names class {key}, there are 0..{count - 1}")
-            table[key] = check.number(f"class_weight[{key}]", value, low=0)
-    else:
-        raise TypeError(f"class_weight must be 'balanced' or a dict of class: weight, got {class_weight!r}")
-    return table[labels].astype(np.float32)
+        return table
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(
+            f"class_weight must be 'balanced' or a dict of class: weight, got {class_weight!r}"
+        )
+    for key, value in class_weight.items():
+        if check.integer("class", key, low=0) >= count:
+            raise ValueError(f"class_weight names class {key}, there are 0..{count - 1}")
+        table[key] = check.number(f"class_weight[{key}]", value, low=0)
+    return table

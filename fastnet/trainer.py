@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,13 +11,15 @@ import numpy as np
 
 from . import _core, check, losses, metrics, optimizers
 from .callbacks import CallbackList
-from .fit import SOURCE_NAMES, ArrayEpochs, Fit, metric_results
+from .errors import DivergenceError
+from .fit import SOURCE_NAMES, ArrayEpochs, Fit, call_loss, diverged_layer, metric_results
 from .history import History
+from .layers import Activation, Dense, Dropout, Flatten, Reshape
 from .losses import Custom, Loss
 from .lowering import Lowered, Request
 from .network import Network, raise_bad_input
 from .progress import Progress
-from .targets import Data, class_weights, targets
+from .targets import Data, targets, with_class_weights
 
 _EVALUATE_ROWS = 1024
 
@@ -27,7 +31,8 @@ class Trainer:
     ----------
     network : Network
     loss : str, Loss or callable, default "cross_entropy"
-        A name or object of `fastnet.losses`, or a function ``(y, y_hat) -> (value, gradient)``.
+        A name or object of `fastnet.losses`, or a function ``(y, y_hat) -> (value, gradient)``;
+        it gets y as float32 of the output's shape (classes as one-hot rows).
     optimizer : str or Optimizer, default "adam"
     metrics : sequence of str or Metric, default ()
         accuracy, top_k_accuracy, binary_accuracy, mse, mae, r2, precision, recall, f1.
@@ -66,37 +71,43 @@ class Trainer:
         self.steps = 0
         self.epochs = 0
         self.stop_training = False
-        self._slots_ready = False
-        self._lowered_optimizer: Any = None
+        self._lowered_optimizer: tuple[_core.Optimizer, int] | None = None
+        self._kept_slots: list[list[np.ndarray]] | None = None
         self._snapshot: _core.Params | None = None
-        self._first: _core.Params | None = None
+        self._start: _core.Params | None = None
         self._checked = False
 
     # ---- data -------------------------------------------------------------------------------------
 
-    def _prepare(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Any = None) -> Data:
+    def _prepare(self, x: Any, y: Any, sample_weight: Any = None) -> Data:
         """Arrays checked, converted where needed, in the engine's order."""
         if y is None:
             raise ValueError("y is missing: training and evaluation want targets")
         x = check.features("x", x)
         net = self.network
-        if not net.built:
-            net._need_built("fit", x)
+        if net.built:
+            return self._checked_data(x, y, sample_weight)
+        net._need_built("fit", x)
+        try:
+            return self._checked_data(x, y, sample_weight)
+        except (TypeError, ValueError):
+            net._forget()  # data that was wrong does not fix the shape
+            raise
+
+    def _checked_data(self, x: np.ndarray, y: Any, sample_weight: Any) -> Data:
+        net, loss = self.network, self.loss
         if not self._checked:
-            _check_last_activation(net, self.loss)
+            _check_last_activation(net, loss)
             self._checked = True
         x = check.rows("x", x, net.input_shape)
-        y = targets(y, len(x), net.output_shape, self.loss, self.metrics)
-        sources = [x, y]
-        weight = None if sample_weight is None else check.weights("sample_weight", sample_weight, len(x))
-        if class_weight is not None:
-            by_class = class_weights(class_weight, y, net.output_shape[-1])
-            weight = by_class if weight is None else weight * by_class
-        if weight is not None:
-            sources.append(weight)
         shape = net.output_shape
-        classes = y.dtype.kind in "iu" and y.shape == (len(x), *shape[:-1]) and self.loss.classes
-        return Data(tuple(sources), classes, weight is not None)
+        y = targets(y, len(x), shape, loss, self.metrics)
+        classes = loss.classes and y.dtype.kind in "iu" and y.shape[1:] == shape[:-1]
+        if sample_weight is None:
+            return Data((x, y), classes, False)
+        if isinstance(loss, Custom):
+            raise ValueError("a loss function takes no weights; use one of fastnet.losses")
+        return Data((x, y, check.weights("sample_weight", sample_weight, len(x))), classes, True)
 
     def _plan(self, data: Data, mode: str, rows: int, update: str = "fused") -> Lowered:
         return self.network._plan(
@@ -137,7 +148,7 @@ class Trainer:
         validation_data : (x, y) or (x, y, sample_weight), optional
             Evaluated after every epoch; numbers appear as "val_...".
         validation_split : float in [0, 1), default 0
-            Take the last so many rows for validation instead.
+            Take the last so many rows for validation instead; class_weight leaves them alone.
         shuffle : bool, default True
             Rows in a new order every epoch, from `seed` and the epoch alone.
         seed : int, optional
@@ -160,42 +171,86 @@ class Trainer:
         ------
         ValueError, TypeError
             Before anything starts, for what cannot be trained; while it runs for NaN or infinity in x
-            (row and column; weights are then as before the fit).
+            (row and column; weights are then as before the fit, the optimizer starts afresh).
         DivergenceError
-            When the loss or a weight becomes NaN or infinite; the last good weights are kept.
+            When the loss or a weight becomes NaN or infinite; the last good weights are kept, the
+            optimizer starts afresh.
         """
         epochs = check.integer("epochs", epochs, low=0)
-        if y is None and not isinstance(x, np.ndarray) and isinstance(x, Iterable):
+        if y is None and _is_batches(x):
             if sample_weight is not None or class_weight is not None or validation_split:
                 raise ValueError("an iterable of batches brings its own weights and validation data")
             from .streaming import BatchEpochs
 
-            work: Any = BatchEpochs(self, x, steps_per_epoch)
-            validation = validation_data
+            held_out = None
+            work: Any = BatchEpochs(self, x, epochs, steps_per_epoch)
         else:
-            data = self._prepare(x, y, sample_weight, class_weight)
-            data, held_out = _split(data, validation_split)
-            validation = held_out or validation_data
+            if steps_per_epoch is not None:
+                raise ValueError("steps_per_epoch is for an iterable of batches")
+            data, held_out = _split(self._prepare(x, y, sample_weight), validation_split)
+            if class_weight is not None:
+                data = with_class_weights(data, class_weight, self.network.output_shape, self.loss)
             work = ArrayEpochs(self, data, batch_size, bool(shuffle))
-        if validation is not None and not isinstance(validation, Data):
-            if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
-                raise ValueError("validation_data must be (x, y) or (x, y, sample_weight)")
-            validation = self._prepare(*validation)
-            if not len(validation):
-                raise ValueError("validation_data has no rows")
-        run = Fit(self, work, epochs, self.network.seed if seed is None else check.seed(seed))
-        return run.run(validation, CallbackList(callbacks, self), Progress(progress, epochs, work.rows))
+        validation = self._validation(validation_data, held_out)
+        callbacks = CallbackList(callbacks, self)
+        bar = Progress(progress, epochs, work.rows)
+        seed = self.network.seed if seed is None else check.seed(seed)
+        with self.network._training:
+            return Fit(self, work, epochs, seed).run(validation, callbacks, bar)
+
+    def _validation(self, given: Any, held_out: Data | None) -> Data | None:
+        if given is None:
+            return held_out
+        if held_out is not None:
+            raise ValueError("give validation_data or validation_split, not both")
+        if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+            raise ValueError("validation_data must be (x, y) or (x, y, sample_weight)")
+        try:
+            data = self._prepare(*given)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"validation_data: {error}") from None
+        if not len(data):
+            raise ValueError("validation_data has no rows")
+        return data
 
     def _begin(self) -> tuple[_core.Optimizer, _core.Params]:
-        """Optimizer and params, with slots and a snapshot."""
+        """The engine's optimizer, and the params with this trainer's slots."""
         net = self.network
         if self._lowered_optimizer is None:
             self._lowered_optimizer = self.optimizer.lower()
-        optimizer, n_slots = self._lowered_optimizer
-        if not self._slots_ready:
-            net.params.need_slots(n_slots, self.optimizer.initial_slot)
-            self._slots_ready = True
-        return optimizer, net.params
+        owner = net._slots_owner() if net._slots_owner is not None else None
+        if owner is not self:
+            self._take_slots(owner)
+        return self._lowered_optimizer[0], net.params
+
+    def _take_slots(self, before: Trainer | None) -> None:
+        """Params hold the slots of one trainer at a time; the one before keeps a copy of its own."""
+        net = self.network
+        numbers = range(len(net._weight_list()))
+        if before is not None:
+            before._kept_slots = [
+                [net._read(i, part) for i in numbers]
+                for part in range(1, before._lowered_optimizer[1] + 1)
+            ]
+        net.params.need_slots(self._lowered_optimizer[1], self.optimizer.initial_slot)
+        for part, slots in enumerate(self._kept_slots or (), 1):
+            for i in numbers:
+                net.params.set(i, slots[i].reshape(-1), part)
+        self._kept_slots = None
+        net._slots_owner = weakref.ref(self)
+
+    def _keep_start(self) -> _core.Params:
+        """The weights as they are now, which bad input falls back to."""
+        if self._start is None:
+            self._start = _core.Params(self.network._plan(Request("predict", 1)).plan)
+        self._start.copy_weights(self.network.params)
+        return self._start
+
+    def _restart(self, weights: _core.Params) -> None:
+        """Fall back to good weights; the optimizer starts afresh, its slots may hold anything."""
+        self.network.params.copy_weights(weights)
+        self.network._slots_owner = None
+        self.steps = 0
 
     def _update_kind(self) -> str:
         """Gradients are kept where all of them are needed before any is applied."""
@@ -207,7 +262,8 @@ class Trainer:
         if not len(data):
             raise ValueError("the batch has no rows")
         work = ArrayEpochs(self, data, "full", False)
-        return Fit(self, work, 1, self.network.seed).one_batch()
+        with self.network._training:
+            return Fit(self, work, 1, self.network.seed).one_batch()
 
     # ---- evaluate, predict ------------------------------------------------------------------------
 
@@ -226,45 +282,44 @@ class Trainer:
 
     def _evaluate(self, data: Data) -> dict[str, float]:
         if isinstance(self.loss, Custom):
-            return self._evaluate_custom(data)
+            return self._evaluate_custom(self.loss, data)
         rows = min(len(data), _EVALUATE_ROWS)
         lowered = self._plan(data, "evaluate", rows)
+        chunk = rows * lowered.steps_a_run(rows)
         work = lowered.take_work()
         try:
             work.reset_metrics()
             loss = weight = 0.0
-            chunk, first = _EVALUATE_ROWS * 8, 0
-            while first < len(data):
-                n = min(chunk, len(data) - first)
+            for first in range(0, len(data), chunk):
                 result = _core.run(
-                    lowered.plan, self.network.params, work, data.sources, first=first, n_rows=n, batch_size=rows
-                )
+                    lowered.plan, self.network.params, work, data.sources, first=first,
+                    n_rows=min(chunk, len(data) - first), batch_size=rows,
+                )  # fmt: skip
                 if result.status == "input":
                     raise_bad_input(result, SOURCE_NAMES[result.bad_source])
+                loss, weight = loss + result.loss, weight + result.weight
                 if result.status == "diverged":
-                    return {"loss": float("nan")} | metric_results(lowered, work)
-                loss, weight, first = loss + result.loss, weight + result.weight, first + n
+                    loss = math.nan
+                    break
             return {"loss": loss / weight if weight else 0.0} | metric_results(lowered, work)
         finally:
             lowered.works.append(work)
 
-    def _evaluate_custom(self, data: Data) -> dict[str, float]:
-        if self.metrics:
-            inner = Trainer(self.network, "mse", metrics=self.metrics)
-            logs = inner._evaluate(Data(data.sources, False, data.weighted))
-        else:
-            logs = {}
+    def _evaluate_custom(self, loss: Custom, data: Data) -> dict[str, float]:
         y_hat = self.network._predict(data.sources[0], None)
-        value, _ = self.loss.function(data.sources[1], y_hat)
-        return {"loss": float(value)} | {k: v for k, v in logs.items() if k != "loss"}
+        value, _ = call_loss(loss, data.sources[1], y_hat)
+        logs = Trainer(self.network, "mse", metrics=self.metrics)._evaluate(data)
+        return logs | {"loss": value}
 
     def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The network's `predict`."""
         return self.network.predict(x, batch_size)
 
     def predict_classes(self, x: Any, batch_size: int | None = None) -> np.ndarray:
-        """The network's `predict_classes`."""
-        return self.network.predict_classes(x, batch_size)
+        """The network's `predict_classes`; one output without its sigmoid is a class where it is > 0."""
+        logits = _last_activation(self.network)[0] != self.loss.fused
+        threshold = self.loss.threshold(logits)
+        return self.network.predict_classes(x, batch_size, threshold=threshold)
 
     # ---- gradients --------------------------------------------------------------------------------
 
@@ -275,51 +330,76 @@ class Trainer:
         -------
         list of float32 arrays in the order of ``network.get_weights()``; zeros for weights that are
         not trained.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `fit`; also for a loss written in Python.
+        DivergenceError
+            If the loss is NaN or infinite.
         """
         data = self._prepare(x, y, sample_weight)
         if not len(data):
             raise ValueError("the batch has no rows")
         if isinstance(self.loss, Custom):
             raise ValueError("gradients wants one of fastnet's losses")
-        lowered = self._plan(data, "train", len(data), "none")
-        params, work = self.network.params, lowered.take_work()
-        params.need_gradient()
-        optimizer, _ = self._begin()
-        rates = np.zeros(1)
-        result = _core.run(lowered.plan, params, work, data.sources, n_rows=len(data), batch_size=len(data),
-                           rates=rates, optimizer=optimizer, step=self.steps, seed=self.network.seed)  # fmt: skip
-        lowered.works.append(work)
-        if result.status == "input":
-            raise_bad_input(result, SOURCE_NAMES[result.bad_source])
-        return [
-            self.network._read(i, weight.shape, part=3) if weight.trainable else np.zeros(weight.shape, np.float32)
-            for i, (_, weight) in enumerate(self.network._weight_list())
-        ]
+        net = self.network
+        with net._training:
+            lowered = self._plan(data, "train", len(data), "none")
+            optimizer, params = self._begin()
+            params.need_gradient()
+            work = lowered.take_work()
+            result = _core.run(
+                lowered.plan, params, work, data.sources, n_rows=len(data), batch_size=len(data),
+                rates=np.zeros(1), optimizer=optimizer, step=self.steps, seed=net.seed,
+            )  # fmt: skip
+            lowered.works.append(work)
+            if result.status == "input":
+                raise_bad_input(result, SOURCE_NAMES[result.bad_source])
+            if result.status == "diverged":
+                layer = diverged_layer(net, data.sources[0])
+                raise DivergenceError(
+                    f"the loss of this batch is not finite; layer {layer!r}", layer, 0, 0
+                )
+            return [
+                net._read(i, 3) if weight.trainable else np.zeros(weight.shape, np.float32)
+                for i, (_, weight) in enumerate(net._weight_list())
+            ]
 
     def apply_gradients(self, gradients: Sequence[Any]) -> None:
-        """One optimizer step with given gradients, in the order of ``network.get_weights()``."""
+        """One optimizer step with given gradients, in the order of ``network.get_weights()``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a wrong number, shape or dtype, and for NaN or infinity.
+        DivergenceError
+            If a weight becomes infinite; the weights are then as before.
+        """
         net = self.network
         net._need_built("apply_gradients")
-        wanted = net._weight_list()
-        if len(gradients) != len(wanted):
-            raise ValueError(f"the network has {len(wanted)} weights, got {len(gradients)} gradients")
-        optimizer, params = self._begin()
-        params.need_gradient()
-        for i, (value, (layer, weight)) in enumerate(zip(gradients, wanted, strict=True)):
-            array = np.ascontiguousarray(check.array(f"gradients[{i}]", value), dtype=np.float32)
-            if array.shape != weight.shape or not np.isfinite(array).all():
-                raise ValueError(
-                    f"gradients[{i}] ({layer.name}.{weight.name}) must be finite of shape {weight.shape}, "
-                    f"got {array.shape}"
-                )
-            params.set(i, array.reshape(-1), 3)
-        lowered = net._plan(Request("train", 1, self.loss, (), False, False, "flat"))
-        work = lowered.take_work()
+        arrays = net._as_weights("gradients", gradients)
         rates = np.array([self.optimizer.schedule(self.steps)])
-        _core.run(lowered.plan, params, work, (), n_rows=0, batch_size=1, rates=rates,
-                  optimizer=optimizer, step=self.steps, seed=net.seed, apply_only=True)  # fmt: skip
-        lowered.works.append(work)
-        self.steps += 1
+        with net._training:
+            optimizer, params = self._begin()
+            params.need_gradient()
+            for i, array in enumerate(arrays):
+                params.set(i, array, 3)
+            lowered = net._plan(Request("train", 1, self.loss, update="flat"))
+            start, work = self._keep_start(), lowered.take_work()
+            _core.run(
+                lowered.plan, params, work, (), n_rows=0, batch_size=1, rates=rates,
+                optimizer=optimizer, step=self.steps, seed=net.seed, apply_only=True,
+            )  # fmt: skip
+            lowered.works.append(work)
+            number = params.nonfinite()
+            if number >= 0:
+                layer, step = net._weight_list()[number][0].label, self.steps
+                self._restart(start)
+                raise DivergenceError(
+                    f"the step made weights of layer {layer!r} infinite", layer, 0, step
+                )
+            self.steps += 1
 
     def __repr__(self) -> str:
         names = f", metrics={[m.name for m in self.metrics]}" if self.metrics else ""
@@ -353,19 +433,41 @@ def _split(data: Data, fraction: float) -> tuple[Data, Data | None]:
     return parts[0], parts[1]
 
 
+def _is_batches(x: Any) -> bool:
+    """An iterable of batches, and no array, table or text."""
+    return isinstance(x, Iterable) and not isinstance(x, str) and not hasattr(x, "shape")
+
+
+def _last_activation(network: Network) -> tuple[str, bool]:
+    """The activation that the outputs come from, and whether its layer is the last."""
+    for layer in reversed(network.layers):
+        activation = getattr(layer, "activation", None)
+        if isinstance(layer, Dense) or activation not in (None, "linear"):
+            return activation or "linear", layer is network.layers[-1]
+        if not isinstance(layer, Activation | Dropout | Flatten | Reshape):
+            break
+    return "linear", True
+
+
 def _check_last_activation(network: Network, loss: Loss) -> None:
     """A fused loss wants its own activation last, or a linear layer (logits)."""
     if loss.fused is None:
         return
-    last = getattr(network.layers[-1], "activation", "linear")
+    activation, is_last = _last_activation(network)
     units = network.output_shape[-1]
-    if last not in (loss.fused, "linear"):
+    if activation not in (loss.fused, "linear"):
         raise ValueError(
             f"loss {loss.name!r} wants a last layer with activation {loss.fused!r} or a linear one "
-            f"(logits), got {last!r}; write Dense({units}, activation={loss.fused!r})"
+            f"(logits), got {activation!r}; write Dense({units}, activation={loss.fused!r})"
+        )
+    if activation == loss.fused and not is_last:
+        raise ValueError(
+            f"loss {loss.name!r} wants its {loss.fused} in the last layer, got {network.layers[-1]!r} "
+            f"behind it; leave the activation out there and end with Activation({loss.fused!r})"
         )
     if loss.name == "cross_entropy" and units == 1:
         raise ValueError(
             "cross_entropy over 1 output is always 0; for two classes write "
-            'Dense(1, activation="sigmoid") with loss="binary_cross_entropy", or Dense(2, activation="softmax")'
+            'Dense(1, activation="sigmoid") with loss="binary_cross_entropy", '
+            'or Dense(2, activation="softmax")'
         )

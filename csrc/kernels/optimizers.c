@@ -2,11 +2,12 @@
 #include "kernels/level.h"
 
 typedef struct {
-    vf rate, momentum, beta_1, beta_2, rho, epsilon;
+    vf rate, momentum, rho, epsilon, rest_1, rest_2, rest_rho;
 } numbers;
 
 FN_INLINE numbers broadcast(const fn_hyper *h) {
-    return (numbers){v_set(h->rate), v_set(h->momentum), v_set(h->beta_1), v_set(h->beta_2), v_set(h->rho), v_set(h->epsilon)};
+    return (numbers){v_set(h->rate),   v_set(h->momentum), v_set(h->rho),     v_set(h->epsilon),
+                     v_set(h->rest_1), v_set(h->rest_2),   v_set(h->rest_rho)};
 }
 
 typedef void step_function(const numbers *m, vf g, vf *w, vf *a, vf *b);
@@ -54,12 +55,12 @@ FN_INLINE void apply_rank1(const fn_hyper *h, step_function *step, int slots, bo
 
 #define FN_OPTIMIZER(name, slots, idle, ...)                                                             \
     FN_INLINE void name##_step(const numbers *m, vf g, vf *weight, vf *slot1, vf *slot2) {               \
-        const vf rate = m->rate, momentum = m->momentum, beta_1 = m->beta_1, beta_2 = m->beta_2;         \
-        const vf rho = m->rho, epsilon = m->epsilon;                                                     \
+        const vf rate = m->rate, momentum = m->momentum, rho = m->rho, epsilon = m->epsilon;             \
+        const vf rest_1 = m->rest_1, rest_2 = m->rest_2, rest_rho = m->rest_rho;                         \
         vf w = *weight, a = *slot1, b = *slot2;                                                          \
         __VA_ARGS__                                                                                      \
         *weight = w, *slot1 = a, *slot2 = b;                                                             \
-        (void)rate, (void)momentum, (void)beta_1, (void)beta_2, (void)rho, (void)epsilon;                \
+        (void)rate, (void)momentum, (void)rho, (void)epsilon, (void)rest_1, (void)rest_2, (void)rest_rho;             \
     }                                                                                                    \
     static void name##_apply(const fn_hyper *h, int64_t n, const float *g, float *w, float *s1, float *s2) { \
         if (h->plain)                                                                                    \

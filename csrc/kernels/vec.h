@@ -76,6 +76,8 @@ FN_INLINE vf v_max(vf x, vf bound) {
     return (vf)_mm512_max_ps((__m512)bound, (__m512)x);
 #elif FN_LANES == 8
     return (vf)_mm256_max_ps((__m256)bound, (__m256)x);
+#elif FN_LANES == 4 && defined(__x86_64__)
+    return (vf)_mm_max_ps((__m128)bound, (__m128)x);
 #else
     return v_where(x < bound, bound, x);
 #endif
@@ -85,6 +87,8 @@ FN_INLINE vf v_min(vf x, vf bound) {
     return (vf)_mm512_min_ps((__m512)bound, (__m512)x);
 #elif FN_LANES == 8
     return (vf)_mm256_min_ps((__m256)bound, (__m256)x);
+#elif FN_LANES == 4 && defined(__x86_64__)
+    return (vf)_mm_min_ps((__m128)bound, (__m128)x);
 #else
     return v_where(x > bound, bound, x);
 #endif

@@ -5,7 +5,7 @@
  * batch, in any tile. + 0 at the end makes -0 the +0 that skipping zero inputs (batch of one row) gives.
  */
 #include "gemm.h"
-#include "kernels/level.h"
+#include "kernels/bad_input.h"
 
 enum {
     CHUNK = 96,  /* rows of W in an update slice: its gradient stays in L1 */
@@ -113,22 +113,12 @@ static void forward_sgemm(const fn_call *call, const fn_op *op, fn_tile tile, in
     fn_sgemm(false, false, rows, units, d_in, fn_row(call, op->in[0], tile.r0), fn_ld(call, op->in[0]), copy, ldy, 1, y, ldy);
 }
 
-static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
-    const int64_t d_in = call->plan->buffers[op->in[0]].cols, units = call->plan->buffers[op->out[0]].cols;
-    const int64_t ldy = fn_ld(call, op->out[0]), c1 = tile.c1 < units ? tile.c1 : units;
+static void forward_tiles(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in, int64_t c1, const float *bias) {
+    const int64_t ldy = fn_ld(call, op->out[0]), units = call->plan->buffers[op->out[0]].cols;
     const float *const *x = fn_rows(call, op->in[0], 0) + tile.r0, *w = fn_weights(call, op, 0);
-    const float *bias = op->n_params > 1 ? fn_weights(call, op, 1) : NULL;
     float *y = fn_row(call, op->out[0], tile.r0);
-    const int rows = tile.r1 - tile.r0;
-    if (op->sgemm) {
-        forward_sgemm(call, op, tile, d_in, units, bias);
-        return;
-    }
-    if (rows == 1) {
-        forward_batch_of_one(call, tile, d_in, c1, x[0], w, bias, y);
-        return;
-    }
-    const int tiles = (rows + ROWS - 1) / ROWS, least = rows / (tiles ? tiles : 1), larger = rows - least * tiles;
+    const int rows = tile.r1 - tile.r0, tiles = (rows + ROWS - 1) / ROWS;
+    const int least = rows / tiles, larger = rows - least * tiles;
     for (int64_t c = tile.c0; c < c1; c += PANEL) {
         const bool wide = fn_panel_width(units, c, LANES) == PANEL;
         for (int i = 0, r = 0; i < tiles; i++) { /* as even as can be: no tile of one row beside full ones */
@@ -140,6 +130,29 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
             r += n;
         }
     }
+}
+
+/* Rows used where the source has them were not checked yet. NaN or infinity in a row makes every output of
+ * the row NaN or infinite, so the first vector of outputs tells which rows to look at. */
+static void check_rows(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in) {
+    const fn_op *input = &call->plan->ops[call->plan->buffers[op->in[0]].producer];
+    for (int r = tile.r0; r < tile.r1; r++)
+        if (v_any(v_nonfinite(v_load(fn_row(call, op->out[0], r)))))
+            report_bad_input(call, input, call->first + r, d_in, fn_rows(call, op->in[0], 0)[r]);
+}
+
+static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
+    const int64_t d_in = call->plan->buffers[op->in[0]].cols, units = call->plan->buffers[op->out[0]].cols;
+    const int64_t c1 = tile.c1 < units ? tile.c1 : units;
+    const float *bias = op->n_params > 1 ? fn_weights(call, op, 1) : NULL;
+    if (tile.r1 == tile.r0) return;
+    if (op->sgemm)
+        forward_sgemm(call, op, tile, d_in, units, bias);
+    else if (tile.r1 - tile.r0 == 1)
+        forward_batch_of_one(call, tile, d_in, c1, fn_rows(call, op->in[0], 0)[tile.r0], fn_weights(call, op, 0), bias, fn_row(call, op->out[0], tile.r0));
+    else
+        forward_tiles(call, op, tile, d_in, c1, bias);
+    if (tile.c0 == 0 && call->work->in_place[op->in[0]]) check_rows(call, op, tile, d_in);
 }
 
 /* ---- backward: dx (n, d_in) = dy @ W^T --------------------------------------------------------------

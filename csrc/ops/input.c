@@ -1,7 +1,7 @@
 /* input.c - y (n, cols) = rows of a source, converted, scaled (v * scale + offset) and checked for NaN and
  * infinity. Reads the next minibatch while this one trains. float32 rows may be used where they lie.
  */
-#include "kernels/level.h"
+#include "kernels/bad_input.h"
 
 enum { SOURCE, SCALE, OFFSET };
 
@@ -43,24 +43,6 @@ static void convert_i32(const void *row, fn_dtype dtype, int64_t n, int32_t *y) 
     }
 }
 
-/* The first column of a row that is NaN or infinite, or -1. */
-static int64_t first_bad(int64_t n, const float *x) {
-    int64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        if (v_any(v_nonfinite(v_load(x + i)))) break;
-    for (; i < n; i++)
-        if (x[i] - x[i] != 0) return i;
-    return -1;
-}
-
-/* The bad value that comes first in the order wins, whichever thread saw one first. */
-static void report(const fn_call *call, int source, int64_t place, int64_t column) {
-    fn_call *shared = (fn_call *)call;
-    long long found = place << 32 | column, before = atomic_load(&shared->bad);
-    while ((before < 0 || found < before) && !atomic_compare_exchange_weak(&shared->bad, &before, found)) continue;
-    if (atomic_load(&shared->bad) == found) atomic_store(&shared->bad_source, source);
-}
-
 static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const fn_run_args *args = call->args;
     const fn_source *source = &args->sources[(int)op->attr[SOURCE]];
@@ -76,14 +58,12 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
             continue;
         }
         float *y = (float *)out;
-        if (call->work->in_place[op->out[0]])
-            fn_rows(call, op->out[0], tile.ahead)[r] = y = (float *)data;
-        else
-            convert_f32(data, source->dtype, b->cols, y);
-        if (source->dtype == FN_F32 || source->dtype == FN_F64) {
-            const int64_t column = first_bad(b->cols, y);
-            if (column >= 0) report(call, (int)op->attr[SOURCE], place - args->first, column);
+        if (call->work->in_place[op->out[0]]) { /* whoever reads them first checks them: bad_input.h */
+            fn_rows(call, op->out[0], tile.ahead)[r] = (const float *)data;
+            continue;
         }
+        convert_f32(data, source->dtype, b->cols, y);
+        if (source->dtype == FN_F32 || source->dtype == FN_F64) report_bad_input(call, op, place, b->cols, y);
         if (scale != 1 || offset != 0)
             for (int64_t i = 0; i < b->cols; i++) y[i] = y[i] * scale + offset;
     }

@@ -135,9 +135,7 @@ class Predict(Work):
         self.hidden = [np.empty((n, d), np.float32) for d in job.widths[1:-1]]
         self.row = np.empty((n, 1), np.float32)
         self.p = np.empty((len(job.x), job.widths[-1]), np.float32)
-        self.blocks = [
-            (job.x[lo : lo + n], self.p[lo : lo + n]) for lo in range(0, len(job.x), n)
-        ]
+        self.blocks = [(job.x[lo : lo + n], self.p[lo : lo + n]) for lo in range(0, len(job.x), n)]
 
     def run(self) -> None:
         for x, p in self.blocks:

@@ -36,10 +36,7 @@ class Train(Work):
             rule.step()
 
     def result(self) -> list[Any]:
-        return [
-            np.ascontiguousarray(p.detach().numpy().T)
-            for p in self.model.parameters()
-        ]
+        return [np.ascontiguousarray(p.detach().numpy().T) for p in self.model.parameters()]
 
 
 class Predict(Work):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,6 +16,7 @@ from ..initializers import Initializer
 
 if TYPE_CHECKING:
     from ..lowering import Lowering
+    from ..network import Network
 
 Shape = tuple[int, ...]
 
@@ -56,6 +58,21 @@ class Layer:
         self.name = name
         self.input_shape: Shape | None = None
         self.output_shape: Shape | None = None
+        self._network: weakref.ref[Network] | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name in messages: also before it has one."""
+        return self.name or self.default_name()
+
+    @property
+    def network(self) -> Network | None:
+        """The network that was built with this layer."""
+        return self._network() if self._network is not None else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: a copied network gives its layers their network again."""
+        return vars(self) | {"_network": None}
 
     def default_name(self) -> str:
         """The class's name in snake case: Dense -> dense."""
@@ -77,6 +94,13 @@ class Layer:
         """Constructor arguments that make this layer again, as JSON can hold them."""
         return {}
 
+    def file_config(self) -> dict[str, Any]:
+        """`config` as model files keep it: without arrays that the weights hold anyway."""
+        return self.config()
+
+    def weights_loaded(self, weights: dict[str, np.ndarray]) -> None:
+        """Called with a model file's weights by name: take over what `file_config` left out."""
+
     def multiply_adds(self) -> int:
         """Multiply-adds of a row, forward."""
         return 0
@@ -88,7 +112,7 @@ class Layer:
 
 def layer_config(layer: Layer) -> dict[str, Any]:
     """A layer as model files keep it."""
-    return {"class": type(layer).__name__, "name": layer.name, "config": layer.config()}
+    return {"class": type(layer).__name__, "name": layer.name, "config": layer.file_config()}
 
 
 def layer_from_config(config: dict[str, Any]) -> Layer:
@@ -101,6 +125,8 @@ def initializer_config(initializer: Initializer) -> dict[str, Any]:
     return initializers.serialize(initializer)
 
 
-def get_initializer(value: str | Initializer | dict[str, Any] | Callable[..., np.ndarray]) -> Initializer:
+def get_initializer(
+    value: str | Initializer | dict[str, Any] | Callable[..., np.ndarray],
+) -> Initializer:
     """An initializer from a name, an object, a function f(shape, rng), or a model file's dict."""
     return initializers.deserialize(value) if isinstance(value, dict) else initializers.get(value)

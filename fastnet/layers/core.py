@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,13 @@ from .base import Layer, Shape, Weight, get_initializer, initializer_config
 
 #: Elementwise functions of csrc/activations.def, and softmax, which is an op of its own.
 ACTIVATIONS = (*_core.table("activation"), "softmax")
-_ALIASES = {"swish": "silu", "leakyrelu": "leaky_relu", "identity": "linear", "logistic": "sigmoid"}
+_ALIASES = {
+    "swish": "silu",
+    "hard_silu": "hard_swish",
+    "leakyrelu": "leaky_relu",
+    "identity": "linear",
+    "logistic": "sigmoid",
+}
 
 
 def activation_name(value: str | None) -> str:
@@ -94,12 +101,14 @@ class Dense(Layer):
     def build(self, input_shape):
         if len(input_shape) != 1:
             raise ValueError(
-                f"Dense wants rows with one axis, got rows of shape {input_shape}; put Flatten() before it"
+                f"Dense wants rows with one axis, got rows of shape {input_shape}; "
+                "put Flatten() before it"
             )
         return (self.units,)
 
     def weights(self):
-        kernel = Weight("kernel", (self.input_shape[0], self.units), self.kernel_initializer, decay=True)
+        shape = (self.input_shape[0], self.units)
+        kernel = Weight("kernel", shape, self.kernel_initializer, decay=True)
         bias = Weight("bias", (self.units,), self.bias_initializer)
         return [kernel, bias] if self.use_bias else [kernel]
 
@@ -111,7 +120,8 @@ class Dense(Layer):
         result: dict[str, Any] = {"units": self.units, "activation": self.activation}
         if not self.use_bias:
             result["use_bias"] = False
-        for key, default in (("kernel_initializer", "glorot_uniform"), ("bias_initializer", "zeros")):
+        defaults = {"kernel_initializer": "glorot_uniform", "bias_initializer": "zeros"}
+        for key, default in defaults.items():
             chosen = initializer_config(getattr(self, key))
             if chosen != initializer_config(get_initializer(default)):
                 result[key] = chosen
@@ -181,18 +191,20 @@ class Reshape(Layer):
 
     def __init__(self, target_shape: tuple[int, ...], *, name: str | None = None):
         super().__init__(name=name)
-        axes = (target_shape,) if isinstance(target_shape, int) else tuple(target_shape)
+        axes = (target_shape,) if isinstance(target_shape, Integral) else tuple(target_shape)
         free = axes.count(-1)
         if free > 1:
             raise ValueError(f"target_shape can have one -1, got {axes}")
         check.shape("target_shape", tuple(1 if n == -1 else n for n in axes))
-        self.target_shape = axes
+        self.target_shape = tuple(map(int, axes))
 
     def build(self, input_shape):
         size, known = math.prod(input_shape), math.prod(n for n in self.target_shape if n != -1)
         shape = tuple(size // known if n == -1 else n for n in self.target_shape)
         if math.prod(shape) != size:
-            raise ValueError(f"rows of shape {input_shape} ({size} values) cannot become {self.target_shape}")
+            raise ValueError(
+                f"rows of shape {input_shape} ({size} values) cannot become {self.target_shape}"
+            )
         return shape
 
     def lower(self, to, x):
@@ -254,50 +266,66 @@ class Normalization(Layer):
     def __init__(self, mean: Any = None, variance: Any = None, *, name: str | None = None):
         super().__init__(name=name)
         if (mean is None) != (variance is None):
-            raise ValueError("Normalization wants both mean and variance, or neither (then call adapt)")
-        self.mean = None if mean is None else np.atleast_1d(check.array("mean", mean)).astype(np.float64)
-        self.variance = (
-            None if variance is None else np.atleast_1d(check.array("variance", variance)).astype(np.float64)
-        )
-        if self.variance is not None:
-            if not (np.isfinite(self.mean).all() and np.isfinite(self.variance).all()):
-                raise ValueError("mean and variance must be finite")
-            if (self.variance < 0).any():
-                raise ValueError(f"variance must be >= 0, got {self.variance.min()}")
+            raise ValueError(
+                "Normalization wants both mean and variance, or neither (then call adapt)"
+            )
+        self.mean: np.ndarray | None = None
+        self.variance: np.ndarray | None = None
+        if mean is None:
+            return
+        self.mean = np.atleast_1d(check.array("mean", mean)).astype(np.float64)
+        self.variance = np.atleast_1d(check.array("variance", variance)).astype(np.float64)
+        if self.mean.ndim > 1 or self.mean.shape != self.variance.shape:
+            raise ValueError(
+                "mean and variance must be numbers or of one shape (features,), "
+                f"got {self.mean.shape} and {self.variance.shape}"
+            )
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.variance).all()):
+            raise ValueError("mean and variance must be finite")
+        if (self.variance < 0).any():
+            raise ValueError(f"variance must be >= 0, got {self.variance.min()}")
 
     def adapt(self, x: Any) -> Normalization:
         """Take mean and variance of the last axis from data (n, ..., features); returns itself.
 
-        A network that is already built takes the new numbers over with ``net.refresh(layer)``.
+        A network that is already built with this layer takes them over.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For no rows, other features than the network has, NaN or infinity, and for no numbers;
+            then nothing has changed.
         """
         x = check.array("x", x)
+        if x.ndim == 1:
+            x = x[:, None]
         if x.ndim < 2 or not x.size:
-            raise ValueError(f"x must have shape (n, ..., features) and at least one row, got {x.shape}")
-        flat = x.reshape(-1, x.shape[-1])
-        sums, squares = np.zeros(flat.shape[1]), np.zeros(flat.shape[1])
-        shift = flat[0].astype(np.float64)
-        for start in range(0, len(flat), 4096):  # blocks: no float64 copy of all the data
-            block = flat[start : start + 4096].astype(np.float64) - shift
-            sums += block.sum(axis=0)
-            squares += (block * block).sum(axis=0)
-        mean = sums / len(flat)
-        variance = np.maximum(squares / len(flat) - mean * mean, 0)
-        if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
-            raise ValueError("x holds NaN or infinite values")
-        self.mean, self.variance = mean + shift, variance
+            raise ValueError(
+                f"x must have shape (n, ..., features) and at least one row, got {x.shape}"
+            )
+        if self.network is not None and x.shape[-1] != self.input_shape[-1]:
+            raise ValueError(
+                f"x must have {self.input_shape[-1]} features as the network has, got {x.shape[-1]}"
+            )
+        self.mean, self.variance = _moments(x.reshape(-1, x.shape[-1]))
+        if self.network is not None and self.network.built:
+            self.network.refresh(self)
         return self
 
     def build(self, input_shape: Shape) -> Shape:
         if self.mean is None:
-            raise ValueError("Normalization has no statistics yet: call adapt(x) with training data first")
+            raise ValueError(
+                "Normalization has no statistics yet: call adapt(x) with training data first"
+            )
         if len(self.mean) not in (1, input_shape[-1]):
-            raise ValueError(f"Normalization knows {len(self.mean)} features, rows have shape {input_shape}")
+            raise ValueError(
+                f"Normalization knows {len(self.mean)} features, rows have shape {input_shape}"
+            )
         return input_shape
 
     def weights(self):
         def fixed(values: np.ndarray):
-            row = np.broadcast_to(values, (self.input_shape[-1],)).astype(np.float32)
-            return get_initializer(lambda shape, rng: row)
+            return get_initializer(lambda shape, rng: np.broadcast_to(values, shape))
 
         inverse = 1 / np.maximum(np.sqrt(self.variance), 1e-7)
         shape = (self.input_shape[-1],)
@@ -313,3 +341,28 @@ class Normalization(Layer):
         if self.mean is None:
             return {}
         return {"mean": self.mean.tolist(), "variance": self.variance.tolist()}
+
+    def file_config(self):
+        return {"mean": 0.0, "variance": 1.0}
+
+    def weights_loaded(self, weights):
+        self.mean = weights["mean"].astype(np.float64)
+        with np.errstate(divide="ignore"):
+            self.variance = 1 / np.square(weights["inverse_std"], dtype=np.float64)
+
+
+def _moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of columns in float64, block by block (Chan, Golub & LeVeque, 1983)."""
+    mean, squares = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    with np.errstate(invalid="ignore", over="ignore"):
+        for n in range(0, len(rows), 4096):
+            block = rows[n : n + 4096].astype(np.float64)
+            own = block.mean(axis=0)
+            delta, total = own - mean, n + len(block)
+            mean += delta * (len(block) / total)
+            squares += np.square(block - own).sum(axis=0)
+            squares += np.square(delta) * (n * len(block) / total)
+        variance = squares / len(rows)
+    if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
+        raise ValueError("x holds NaN, infinite or huge values")
+    return mean, variance

@@ -1,0 +1,40 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fastnet import _core
+
+
+@pytest.fixture(params=_core.simd_levels())
+def level(request):
+    """The SIMD level of the test: each one that this processor has."""
+    before = _core.simd_level()
+    assert _core.choose_simd(request.param)
+    yield request.param
+    assert _core.choose_simd(before)
+
+
+@pytest.fixture
+def always_thread(monkeypatch):
+    """No cost model, no sitting out: whatever may run on several threads does."""
+    monkeypatch.setenv("FASTNET_ALWAYS_THREAD", "1")
+
+
+@pytest.fixture(scope="session")
+def fastnet_data():
+    """The folder with real data sets that FASTNET_DATA names."""
+    folder = Path(os.environ.get("FASTNET_DATA") or os.devnull)
+    if not folder.is_dir():
+        pytest.skip("FASTNET_DATA names no folder")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _engine_as_found():
+    """No test leaves a thread count or an allocation failure behind."""
+    yield
+    _core.set_threads(0)
+    _core.fail_allocation(-1)

@@ -1,0 +1,51 @@
+"""What the tests of networks and training share: small networks and data, and comparisons of bits."""
+
+import fastnet as fn
+import numpy as np
+from fastnet import layers
+
+
+def rows(n=37, features=5, seed=0):
+    return np.random.default_rng(seed).standard_normal((n, features)).astype(np.float32)
+
+
+def labels(n=37, classes=3, seed=1):
+    return np.random.default_rng(seed).integers(0, classes, n)
+
+
+def classifier(features=5, classes=3, hidden=7, seed=0, dropout=0.0):
+    """A small softmax network, built."""
+    net = fn.Sequential(
+        [
+            layers.Input(features),
+            layers.Dense(hidden, activation="tanh"),
+            layers.Dropout(dropout),
+            layers.Dense(classes, activation="softmax"),
+        ],
+        seed=seed,
+    )
+    net.build()
+    return net
+
+
+def regressor(features=5, outputs=1, seed=0, last=None, hidden=6):
+    net = fn.Sequential(
+        [
+            layers.Input(features),
+            layers.Dense(hidden, activation="tanh"),
+            layers.Dense(outputs, activation=last),
+        ],
+        seed=seed,
+    )
+    net.build()
+    return net
+
+
+def digest(net):
+    """Every bit of the weights."""
+    return b"".join(w.tobytes() for w in net.get_weights())
+
+
+def assert_close(a, b, rtol=1e-5, atol=1e-6):
+    for left, right in zip(a.get_weights(), b.get_weights(), strict=True):
+        np.testing.assert_allclose(left, right, rtol=rtol, atol=atol)
