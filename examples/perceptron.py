@@ -121,8 +121,8 @@ def plot(path, insects, labels, lines, hidden):
         left.plot(width, length, style, color=color, linewidth=2, label=name)
     left.set(title="Straight lines part two kinds of insects", xlabel="width (mm)",
              ylabel="length (mm)", xlim=width,
-             ylim=(insects[:, 1].min() - 1, insects[:, 1].max() + 1))  # fmt: skip
-    left.legend(loc="upper right", fontsize=9)
+             ylim=(insects[:, 1].min() - 1, insects[:, 1].max() + 4.5))  # fmt: skip
+    left.legend(loc="upper center", ncols=2, fontsize=10)
 
     axis = np.linspace(-0.4, 1.4, 181, dtype=np.float32)
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)

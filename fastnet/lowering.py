@@ -71,6 +71,7 @@ class Lowering:
         self.network = network
         self.request = request
         self.shapes: dict[int, Shape] = {}
+        self._declared: dict[int, Shape] = {}
         self.layer = -1
         self.fused = False  # the last activation is left to the loss
         self.scaling = (1.0, 0.0)
@@ -79,8 +80,7 @@ class Lowering:
             [self.plan.param(w.shape, w.decay, w.trainable) for w in layer.weights()]
             for layer in network.layers
         ]
-        self.source = self.plan.buffer(network.input_shape)
-        self.shapes[self.source] = network.input_shape
+        self.source = self.buffer(network.input_shape)
         self._source_is_open = True
 
     def params(self) -> list[int]:
@@ -89,7 +89,7 @@ class Lowering:
 
     def buffer(self, shape: Shape, dtype: str = "f") -> int:
         number = self.plan.buffer(shape, dtype)
-        self.shapes[number] = shape
+        self.shapes[number] = self._declared[number] = shape
         return number
 
     def close_source(self) -> None:
@@ -131,6 +131,11 @@ class Lowering:
         self.shapes[x] = shape
         return x
 
+    def in_shape(self, x: int) -> int:
+        """x in a buffer of its shape, for ops that look at the axes of what they read."""
+        shape = self.shapes[x]
+        return x if self._declared[x] == shape else self.op("rescale", x, shape)
+
 
 def lower(network: Network, request: Request) -> Lowered:
     """Build the plan that `request` asks for."""
@@ -145,6 +150,7 @@ def lower(network: Network, request: Request) -> Lowered:
     if request.mode == "predict":
         to.plan.op("output", [x if request.layers is None else after[request.layers - 1]])
         return Lowered(to.plan.finish(), x)
+    x = to.in_shape(x)
     result = Lowered(to.plan, x)
     _lower_loss(to, x, result)
     to.plan.finish()

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in argv or os.environ.get("FASTNET_DEBUG", "0") not in ("", "0")
     try:
         with contextlib.suppress(AttributeError, ValueError):
-            sys.stdout.reconfigure(errors="replace")  # a class name that the terminal cannot show
+            sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr] # a class name that the terminal cannot show
         code = _run(argv)
         sys.stdout.flush()
         return code

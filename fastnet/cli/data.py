@@ -50,9 +50,9 @@ def pixel_range(x: np.ndarray) -> float | None:
 
 def find_task(data: Dataset, loss: str | None) -> str:
     """Whether the labels are classes or numbers; a loss that was asked for decides."""
-    y = data.y_train
-    if y is None:
+    if data.y_train is None:
         raise UsageError(f"{data.name}: no labels in it; training and evaluation want some")
+    y: np.ndarray = data.y_train
     if loss is not None:
         return CLASSES if loss in ("cross_entropy", "binary_cross_entropy") else NUMBERS
     if data.classes is not None or y.dtype.kind == "b" or is_one_hot(y):

@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> int:
     from ..storage import info
 
     about = info(args.model)
+    card: Card
+    network: Any
     network, card = open_model(args.model)
     if args.json:
         _print_json(about)

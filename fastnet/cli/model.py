@@ -56,7 +56,7 @@ def open_model(path: str) -> tuple[Network, Card]:
     return network, read_card(read_extra(path), network)
 
 
-def read_card(extra: dict[str, Any], network: Network) -> Card:
+def read_card(extra: dict[str, Any], network: Any) -> Card:
     """A card from a model file's metadata, of which nothing is taken on trust."""
     outputs = network.output_shape[-1]
     last = getattr(network.layers[-1], "activation", "linear")
@@ -87,7 +87,7 @@ def _texts(value: Any) -> list[str]:
     return value if fits else []
 
 
-def _guess_pixels(network: Network) -> float | None:
+def _guess_pixels(network: Any) -> float | None:
     """For networks saved by `net.save`: a Rescale in front tells the range of its pixels."""
     for layer in network.layers:
         scale = getattr(layer, "scale", None)
@@ -99,7 +99,7 @@ def _guess_pixels(network: Network) -> float | None:
 # ---- rows for a network -------------------------------------------------------------------------
 
 
-def as_rows(x: np.ndarray, network: Network, card: Card, where: str) -> np.ndarray:
+def as_rows(x: np.ndarray, network: Any, card: Card, where: str) -> np.ndarray:
     """An array from a file as rows of the network: shape, and range of pixels."""
     shape = network.input_shape
     values = math.prod(shape)

@@ -1,4 +1,4 @@
-"""What `fastnet train` makes of its data and options: a problem, a network for it, how it learns."""
+"""What `fastnet train` makes of data and options: a problem, a network, how it learns."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def make_problem(args: argparse.Namespace) -> Problem:
 
 def _hold_out(data: Dataset, share: float | None, seed: int) -> tuple[Any, Any, Any, str]:
     """Training rows, their labels, and the rows to measure on: the test part or a random share."""
-    x, y = data.x_train, data.y_train
+    x, y = data.x_train, np.asarray(data.y_train)
     if share is None:
         share = 0.0 if data.x_test is not None else 0.2 if len(x) >= 10 else 0.0
     if share == 0:

@@ -222,7 +222,7 @@ def _introduce(args: argparse.Namespace, problem: Problem, network: Sequential,
     if "cross_entropy" in problem.loss and args.label_smoothing:
         smoothing = f" (label smoothing {args.label_smoothing:g})"
     say(f"Data      {datas.describe(problem.data)}{kinds}")
-    if problem.held_name == "held-out":
+    if problem.held_out is not None and problem.held_name == "held-out":
         say(f"          {len(problem.held_out[0]):,} of them are held out to measure on")
     say(f"Network   {chain_text(network)}; {network.count_params():,} parameters")
     say(f"Training  {plural(epochs, 'epoch')}, batches of {batch}, {args.optimizer} "
@@ -231,7 +231,7 @@ def _introduce(args: argparse.Namespace, problem: Problem, network: Sequential,
     say()
 
 
-def chain_text(network: Sequential) -> str:
+def chain_text(network: Any) -> str:
     """The layers in a line: 8 x 8 -> 200 relu -> 10 softmax."""
     parts = [shape_text(network.input_shape)]
     for layer in network.layers:

@@ -161,7 +161,9 @@ static void params_round_trip(void) {
             CHECK(!memcmp(w, out, (size_t)(11 * units) * sizeof(float)));
         }
         fn_params_copy_weights(b.params, a.params);
-        CHECK(same_and_free(take(&a, 0), take(&b, 0)));
+        const snapshot copied = take(&a, 0);
+        CHECK(same_and_free(copied, take(&b, 0)));
+        free(copied.values);
         CHECK(fn_params_match(a.params, b.plan) && fn_params_nonfinite(a.params) == -1);
         w[11 * units - 1] = -INFINITY;
         CHECK(fn_params_set(b.params, 0, 0, w) == FN_OK && fn_params_nonfinite(b.params) == 0);

@@ -1,6 +1,6 @@
 """Load mutated model files: every one is a network that predicts, or one ModelFileError.
 
-    python tests/soak/fuzz_model_files.py --count 1000000 --seed 0
+    python tests/soak/fuzz_model_files.py [--count 1000000] [--seed 0]
 
 The loading is done by a child process with little memory to spare, so that a crash, a hang and a
 large allocation are noticed and the file is kept. Mutations know the format: bits, bytes, cuts and
@@ -10,6 +10,7 @@ splices, and values of the header and of the description exchanged for hostile o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import json
 import os
@@ -27,7 +28,7 @@ from pathlib import Path
 HANG = (
     20  # seconds after which a file counts as a hang (of a process that may have to wait for a CPU)
 )
-CPU_SECONDS = 2.0  # that a file may take
+SLOW = 2.0  # seconds of the CPU that a file may take
 SPARE = 48 << 20  # bytes of address space beyond what the child has when it begins
 SLACK = 1 << 20  # bytes that Python may allocate beyond twice the file's size
 TRACED = 50  # every so many files, allocations are traced
@@ -141,7 +142,8 @@ def change_value(root: object, rng: random.Random) -> None:
     if kind == 0:
         del container[key]
     elif kind == 1 and isinstance(container, list):
-        copies = rng.choice([1, 1, 2, 50, 1100])
+        size = len(json.dumps(container[key]))
+        copies = min(rng.choice([1, 1, 2, 50, 1100]), 1 + 300_000 // size)
         container[key:key] = [copy_of(container[key]) for _ in range(copies)]
     elif kind == 2 and isinstance(container, dict):
         container[rng.choice(["x", "", "name", "units", "shape", f"{key}2"])] = container.pop(key)
@@ -295,6 +297,17 @@ class WrongError(Exception):
     """A file that was treated wrongly."""
 
 
+def check_cpu_time(path: Path) -> None:
+    """Load a file that took long again: waiting for a busy machine does not count."""
+    import fastnet as fn
+
+    began = time.thread_time()
+    with contextlib.suppress(fn.ModelFileError):
+        fn.load(path)
+    if time.thread_time() - began > SLOW:
+        raise WrongError(f"took {time.thread_time() - began:.1f} CPU seconds")
+
+
 def try_file(path: Path, size: int, traced: bool) -> str:
     """Load one file: "loaded" or "refused"; WrongError for all else."""
     import numpy as np
@@ -304,7 +317,7 @@ def try_file(path: Path, size: int, traced: bool) -> str:
     network, refusal = None, None
     if traced:
         tracemalloc.start()
-    began = time.thread_time()
+    began = time.perf_counter()
     try:
         network = fn.load(path)
     except fn.ModelFileError as error:
@@ -312,11 +325,11 @@ def try_file(path: Path, size: int, traced: bool) -> str:
     except BaseException as error:
         raise WrongError(f"{type(error).__name__}: {error}") from error
     finally:
-        took = time.thread_time() - began
+        took = time.perf_counter() - began
         peak = tracemalloc.get_traced_memory()[1] if traced else 0
         tracemalloc.stop()
-    if took > CPU_SECONDS and not traced:
-        raise WrongError(f"took {took:.1f} CPU seconds")
+    if took > SLOW:
+        check_cpu_time(path)
     if peak > 2 * size + SLACK:
         raise WrongError(f"allocated {peak:,} bytes for a file of {size:,}")
     if network is None:
@@ -350,18 +363,18 @@ def child(folder: Path, start: int, count: int, seed: int) -> None:
         data = mutate(rng.choice(originals), rng, rng.choice(originals))
         path.write_bytes(data)
         faulthandler.dump_traceback_later(HANG, exit=True)
-        began = time.thread_time()
+        began = time.perf_counter()
         try:
             seen[try_file(path, len(data), traced=i % TRACED == 0)] += 1
         except WrongError as error:
             raise SystemExit(f"file {i} of seed {seed}: {error}") from error
-        slowest = max(slowest, time.thread_time() - began)
+        slowest = max(slowest, time.perf_counter() - began)
         if i % 10_000 == 9_999:
-            print(f"{i + 1:,} files, {dict(seen)}, slowest {slowest:.3f} CPU s", flush=True)
+            print(f"{i + 1:,} files, {dict(seen)}, slowest {slowest:.3f} s", flush=True)
     faulthandler.cancel_dump_traceback_later()
     print(
         f"{count - start:,} mutated files, seed {seed}: {seen['refused']:,} refused, "
-        f"{seen['loaded']:,} loaded, slowest {slowest:.3f} CPU s"
+        f"{seen['loaded']:,} loaded, slowest {slowest:.3f} s"
     )
     if not seen["refused"] or not seen["loaded"]:
         raise SystemExit("the mutations reach one outcome only")
@@ -369,7 +382,7 @@ def child(folder: Path, start: int, count: int, seed: int) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=2000, help="how many files")
+    parser.add_argument("--count", type=int, default=1_000_000, help="how many files")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=int, default=0, help="number of the first file")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)

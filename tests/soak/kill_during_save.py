@@ -1,6 +1,6 @@
 """Kill a process with SIGKILL while it saves: the file is the old model or the new one, whole.
 
-    python tests/soak/kill_during_save.py --count 300 --seed 0
+    python tests/soak/kill_during_save.py [--count 300] [--seed 0]
 
 A forked child saves two networks in turn to one path. After each kill the file must be one of them
 bit by bit, and the next save must leave nothing but the file in the folder.
@@ -67,7 +67,7 @@ def one_kill(pair: list, path: Path, delay: float) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=20, help="how many kills")
+    parser.add_argument("--count", type=int, default=300, help="how many kills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--width", type=int, default=700, help="the files have about 4 * width**2 bytes"
