@@ -237,20 +237,6 @@ static void flat_pass(const fn_call *call, fn_pass_kind kind, int index) {
     call->work->norms[index] = sum;
 }
 
-/* While a slice is updated, rows of the next minibatch come from memory: a share for each slice. */
-static void fetch_ahead(const fn_call *call, int slice, int slices) {
-    const fn_plan *plan = call->plan;
-    const fn_op *op = &plan->ops[0];
-    if (!(op->flags & FN_SOURCE) || !call->work->in_place[op->out[0]]) return;
-    const fn_source *s = &call->args->sources[(int)op->attr[0]];
-    const size_t bytes = (size_t)plan->buffers[op->out[0]].cols * sizeof(float);
-    const int end = (int)((int64_t)call->rows_ahead * (slice + 1) / slices);
-    for (int r = (int)((int64_t)call->rows_ahead * slice / slices); r < end; r++) {
-        const char *row = (const char *)s->data + (size_t)source_row(call->args, call->first_ahead + r) * s->row_bytes;
-        for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 2);
-    }
-}
-
 static void run_pass(const fn_call *call, const fn_pass *pass, fn_tile tile) {
     if (pass->op < 0) {
         flat_pass(call, pass->kind, tile.c0);
@@ -261,10 +247,7 @@ static void run_pass(const fn_call *call, const fn_pass *pass, fn_tile tile) {
     case FN_PREPARE: op->impl->prepare(call, op, tile); break;
     case FN_FORWARD: op->impl->forward(call, op, tile); break;
     case FN_BACKWARD: op->impl->backward(call, op, tile); break;
-    case FN_UPDATE:
-        fetch_ahead(call, tile.c0, op->slices);
-        op->impl->update(call, op, tile);
-        break;
+    case FN_UPDATE: op->impl->update(call, op, tile); break;
     case FN_FINISH: op->impl->finish(call, op); break;
     case FN_FLAT_NORM:
     case FN_FLAT_APPLY: break;

@@ -1,4 +1,4 @@
-"""fastnet: small and medium neural networks and k-means on ordinary CPUs, close to the processor's limit.
+"""fastnet: small and medium neural networks on ordinary CPUs, close to the processor's limit.
 
 >>> import fastnet as fn
 >>> from fastnet import layers, optimizers, callbacks, datasets
@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 
 def _load_engine() -> None:
-    """Load the compiled engine: its private OpenBLAS starts no threads and uses kernels of our SIMD level."""
+    """Load the compiled engine: its private OpenBLAS gets one thread and our level's kernels."""
     from ._startup import openblas_environment
 
     with openblas_environment():
@@ -46,7 +46,8 @@ _LAZY = {
     "load": "storage",
     "doctor": "diagnostics",
     **dict.fromkeys(
-        ("callbacks", "datasets", "initializers", "losses", "metrics", "optimizers", "schedules"), ""
+        ("callbacks", "datasets", "initializers", "losses", "metrics", "optimizers", "schedules"),
+        "",
     ),
 }
 

@@ -31,7 +31,7 @@ def _level() -> str | None:
 
 @contextlib.contextmanager
 def openblas_environment() -> Iterator[None]:
-    """One BLAS thread and the level's kernels, while the block runs; other libraries never see it."""
+    """One BLAS thread and the level's kernels, while the block runs; nobody else sees it."""
     wanted = {"OPENBLAS_NUM_THREADS": "1"}
     core = _CORES.get(_level() or "")
     if core:

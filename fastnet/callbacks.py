@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ _EVENTS = ("train", "epoch", "batch")
 
 
 class Callback:
-    """Events of a fit. ``self.trainer`` is set before the first; set ``trainer.stop_training`` to end.
+    """Events of a fit. ``self.trainer`` is set before the first; set its ``stop_training`` to end.
 
     logs hold "loss", the metrics and, at the end of an epoch, "val_..."; batch logs hold "loss".
     """
@@ -47,7 +47,7 @@ class Callback:
 
 
 class LambdaCallback(Callback):
-    """A callback from functions: on_epoch_end=lambda epoch, logs: ..., and so on for every event."""
+    """A callback from functions: on_epoch_end=lambda epoch, logs: ..., and so on for all events."""
 
     def __init__(self, **events: Callable[..., Any]):
         known = [f"on_{what}_{when}" for what in _EVENTS for when in ("begin", "end")]
@@ -98,6 +98,8 @@ class _Monitor(Callback):
 class EarlyStopping(_Monitor):
     """Stop when a number has not improved for `patience` epochs.
 
+    The best weights are restored at the end of the fit, however it ended.
+
     Parameters
     ----------
     monitor : str, default "val_loss" ("loss" where there is no validation data)
@@ -144,7 +146,8 @@ class ModelCheckpoint(_Monitor):
     Parameters
     ----------
     path : str or path
-        ``{epoch}`` and names of the logs are filled in: "net-{epoch:02d}-{val_loss:.3f}.safetensors".
+        ``{epoch}`` and names of the logs are filled in:
+        "net-{epoch:02d}-{val_loss:.3f}.safetensors".
     monitor : str, default "val_loss"
     save_best_only : bool, default False
     mode : "auto", "min" or "max"
@@ -172,7 +175,9 @@ class CallbackList:
     """All callbacks of a fit, called in order."""
 
     def __init__(self, callbacks: Any, trainer: Trainer):
-        callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+        if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
+            callbacks = [] if callbacks is None else [callbacks]
+        callbacks = list(callbacks)
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks must be fastnet callbacks, got {callback!r}")

@@ -81,7 +81,7 @@ def shape(name: str, value: Any) -> tuple[int, ...]:
 
 
 def array(name: str, value: Any) -> np.ndarray:
-    """A numeric array of whatever NumPy can convert; TypeError for text, objects, complex, sparse."""
+    """A numeric array of whatever NumPy can convert; TypeError for text, complex, sparse, ..."""
     if hasattr(value, "toarray") and hasattr(value, "nnz"):
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray()")
     if value is None:
@@ -107,7 +107,7 @@ def float32(value: np.ndarray) -> np.ndarray:
 
 
 def features(name: str, value: Any) -> np.ndarray:
-    """x as the engine reads it: float32, uint8, int8 or bool in C order, in place where it already is."""
+    """x as the engine reads it: float32, uint8, int8 or bool in C order; itself if it is that."""
     x = value if type(value) is np.ndarray else array(name, value)
     if x.dtype.char not in _IN_PLACE or not x.dtype.isnative:
         if x.dtype.char not in _REAL:

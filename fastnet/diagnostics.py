@@ -158,10 +158,8 @@ def _cpus() -> dict[str, Any]:
 
 def _threads() -> dict[str, Any]:
     """The number chosen and what decided it."""
-    from . import threads as module
-
     chosen = get_num_threads()
-    asked = getattr(module, "_asked", 0)
+    asked = sys.modules[get_num_threads.__module__]._asked  # fastnet.threads names the class
     count, why = _core.cpus_available()
     limits = [n for n in ("OMP_NUM_THREADS", "OMP_THREAD_LIMIT") if os.environ.get(n)]
     if asked:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .history import History
+
 
 class DivergenceError(ArithmeticError):
     """Training produced NaN or infinity; the network keeps the last weights that were good.
@@ -19,7 +21,7 @@ class DivergenceError(ArithmeticError):
     def __init__(self, message: str, layer: str, epoch: int, step: int):
         super().__init__(message)
         self.layer, self.epoch, self.step = layer, epoch, step
-        self.history = None
+        self.history: History | None = None
 
 
 class ModelFileError(ValueError):

@@ -1,4 +1,4 @@
-"""The loop of a fit: epochs of runs, what is reported between them, and what is left behind on failure."""
+"""The loop of a fit: epochs of runs, what is reported between them, what failure leaves behind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def metric_results(lowered: Lowered, *works: _core.Work) -> dict[str, float]:
     if not lowered.metrics:
         return {}
     parts = [work.metrics() for work in works]
-    sums = [[sum(values) for values in zip(*part, strict=True)] for part in zip(*parts, strict=True)]
+    sums = [
+        [sum(values) for values in zip(*part, strict=True)] for part in zip(*parts, strict=True)
+    ]
     return {metric.name: float(metric.result(sums[i])) for metric, i in lowered.metrics}
 
 
@@ -121,9 +123,7 @@ class ArrayEpochs:
         self.last_first, self.last_rows = self.first, n
         self.first += n
 
-    def _run_custom(
-        self, loss: Custom, optimizer: _core.Optimizer, step: int, seed: int
-    ) -> Any:
+    def _run_custom(self, loss: Custom, optimizer: _core.Optimizer, step: int, seed: int) -> Any:
         """The plan stops at the predictions and goes on with the gradient that Python gave."""
         n = min(self.batch_size, self.rows - self.first)
         try:
@@ -134,7 +134,9 @@ class ArrayEpochs:
             y_hat = self.work.rows(self.lowered.output, n, math.prod(shape))
             rows: Any = slice(self.first, self.first + n)
             y = self.data.sources[1][rows if self.order is None else self.order[rows]]
-            value, gradient = call_loss(loss, y, np.frombuffer(y_hat, np.float32).reshape(n, *shape))
+            value, gradient = call_loss(
+                loss, y, np.frombuffer(y_hat, np.float32).reshape(n, *shape)
+            )
             self.work.set_rows(self.lowered.output, gradient.reshape(n, -1), gradient=True)
             result = self._call(n, 1, optimizer, step, seed)
         except BaseException:
@@ -184,7 +186,7 @@ def diverged_layer(network: Network, rows: np.ndarray) -> str:
 
 
 class Fit:
-    """One call of fit: the loop over epochs, what it reports, and what it leaves behind on failure."""
+    """One call of fit: the loop over epochs, what it reports, what its failure leaves behind."""
 
     def __init__(self, trainer: Trainer, work: Any, epochs: int, seed: int):
         self.trainer, self.work, self.epochs, self.seed = trainer, work, epochs, seed
@@ -197,7 +199,7 @@ class Fit:
         self.steps = 0  # of this fit
         self.loss = self.weight = 0.0  # sums of the epoch
 
-    # ---- weights to fall back to ------------------------------------------------------------------
+    # ---- weights to fall back to ----------------------------------------------------------------
 
     def _keep_good(self) -> None:
         """The weights are finite: once a second they become what divergence falls back to."""
@@ -213,7 +215,7 @@ class Fit:
     def _fail(self, result: Any, epoch: int) -> NoReturn:
         """Put good weights back and raise what happened."""
         if result.status == "input":
-            self.trainer._restart(self.trainer._start)
+            self.trainer._restart()
             raise_bad_input(result, SOURCE_NAMES[result.bad_source])
         step = self.steps - (result.status == "ok")
         layer = diverged_layer(self.trainer.network, self.work.failing_rows(result.steps))
@@ -227,11 +229,9 @@ class Fit:
         error.history = self.history
         raise error
 
-    # ---- the loop ---------------------------------------------------------------------------------
+    # ---- the loop -------------------------------------------------------------------------------
 
-    def run(
-        self, validation: Data | None, callbacks: CallbackList, progress: Progress
-    ) -> History:
+    def run(self, validation: Data | None, callbacks: CallbackList, progress: Progress) -> History:
         """All epochs; Ctrl-C ends them early, with a warning."""
         self.trainer.stop_training = False
         self.logs: dict[str, float] = {}
@@ -255,9 +255,7 @@ class Fit:
             )
         return self.history
 
-    def _epochs(
-        self, validation: Data | None, callbacks: CallbackList, progress: Progress
-    ) -> None:
+    def _epochs(self, validation: Data | None, callbacks: CallbackList, progress: Progress) -> None:
         trainer = self.trainer
         callbacks.call("on_train_begin", {})
         for epoch in range(self.epochs):
@@ -282,7 +280,7 @@ class Fit:
         try:
             logs = self.trainer._evaluate(validation)
         except ValueError as error:  # bad rows are only seen when they are read
-            self.trainer._restart(self.trainer._start)
+            self.trainer._restart()
             raise ValueError(f"validation_data: {error}") from None
         return {f"val_{name}": value for name, value in logs.items()}
 
@@ -325,7 +323,7 @@ class Fit:
         try:
             result = self.work.run(self.optimizer, self.trainer.steps, self.seed, most_steps)
         except (TypeError, ValueError):  # a batch, rate or loss function that cannot be used
-            self.trainer._restart(self.trainer._start)
+            self.trainer._restart()
             raise
         self.trainer.steps += result.steps
         self.steps += result.steps

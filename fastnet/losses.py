@@ -1,7 +1,7 @@
 """Losses: what training makes small. The arithmetic is in csrc/losses.def and csrc/ops/loss.c.
 
-The loss of a minibatch is ``sum(w * l) / sum(w)`` over rows (w: sample weights, 1 without them); the
-rows of an output of more than one axis are all its axes but the last.
+The loss of a minibatch is ``sum(w * l) / sum(w)`` over rows (w: sample weights, 1 without them);
+the rows of an output of more than one axis are all its axes but the last.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _bounded(loss: str, y: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 class CrossEntropy(Loss):
-    """``-sum(t * log(softmax(z)))``, fused with a final softmax; a linear last layer gives the logits z.
+    """``-sum(t * log(softmax(z)))``, fused with a final softmax; a linear last layer gives z.
 
     Targets: integer classes, or probabilities (one-hot) of the output's shape.
 
@@ -93,7 +93,7 @@ class CrossEntropy(Loss):
 
 
 class BinaryCrossEntropy(Loss):
-    """``-t*log(p) - (1-t)*log(1-p)``, p = sigmoid(z), mean over outputs; fused with a final sigmoid.
+    """``-t*log(p) - (1-t)*log(1-p)``, p = sigmoid(z), mean over outputs; the sigmoid is fused.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ class KLDivergence(Loss):
 
 
 class Custom(Loss):
-    """A function ``(y, y_hat) -> (value, gradient)`` of NumPy arrays; slower than the engine's losses.
+    """A function ``(y, y_hat) -> (value, gradient)`` of NumPy arrays; slower than the engine's.
 
     value: the mean loss of the batch, a float. gradient: of the value by y_hat, of y_hat's shape.
     """

@@ -1,14 +1,14 @@
 """From layers to the engine's plan: the ops of a network in one mode, for up to so many rows.
 
-Lowering is where ops are fused: a final softmax or sigmoid into its cross-entropy, a leading Rescale
-into the reading of rows. Nothing else in Python knows how the engine computes.
+Lowering is where ops are fused: a final softmax or sigmoid into its cross-entropy, a leading
+Rescale into the reading of rows. Nothing else in Python knows how the engine computes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import _core
 from .losses import Loss
@@ -51,7 +51,9 @@ class Lowered:
 
     def steps_a_run(self, batch_size: int) -> int:
         """Minibatches of a run that is short enough for Ctrl-C, before any run was timed."""
-        return max(1, int(_RUN_SECONDS / (self.plan.describe()["flops"] * batch_size / 20e9 + 2e-6)))
+        return max(
+            1, int(_RUN_SECONDS / (self.plan.describe()["flops"] * batch_size / 20e9 + 2e-6))
+        )
 
     def take_work(self) -> _core.Work:
         """Memory for one caller; give it back with ``works.append``."""
@@ -147,19 +149,19 @@ def lower(network: Network, request: Request) -> Lowered:
             x = layer.lower(to, x)
         after.append(x)
     to.close_source()
-    if request.mode == "predict":
+    if request.loss is None:  # to predict
         to.plan.op("output", [x if request.layers is None else after[request.layers - 1]])
         return Lowered(to.plan.finish(), x)
     x = to.in_shape(x)
     result = Lowered(to.plan, x)
-    _lower_loss(to, x, result)
+    _lower_loss(to, request.loss, x, result)
     to.plan.finish()
     return result
 
 
-def _lower_loss(to: Lowering, x: int, result: Lowered) -> None:
+def _lower_loss(to: Lowering, loss: Loss, x: int, result: Lowered) -> None:
     """Targets, weights, loss and metrics behind the predictions x."""
-    loss, plan = to.request.loss, to.plan
+    plan = to.plan
     shape = to.shapes[x]
     outputs = shape[-1] if shape else 1
     target = to.buffer(shape[:-1], "i") if to.request.classes else to.buffer(shape)
@@ -173,11 +175,11 @@ def _lower_loss(to: Lowering, x: int, result: Lowered) -> None:
         plan.op("stop", [x])
     else:
         value = to.buffer(())
-        attributes = loss.attributes() | ({"probabilities": 1} if to.fused else {})
+        attributes: dict[str, Any] = loss.attributes() | ({"probabilities": 1} if to.fused else {})
         plan.op("loss", inputs, [value], kind=loss.name, **attributes)
     shared: dict[tuple, int] = {}
     for metric in to.request.metrics:
-        attributes = metric.attributes(outputs) | {"threshold": loss.threshold(not to.fused)}
+        attributes = {**metric.attributes(outputs), "threshold": loss.threshold(not to.fused)}
         key = (metric.kind, tuple(sorted(attributes.items())))
         if key not in shared:
             plan.op("metric", inputs, (), kind=metric.kind, **attributes)

@@ -47,7 +47,7 @@ class Metric:
     #: Reported as better when larger.
     larger_is_better: ClassVar[bool] = True
 
-    def __init__(self, name: str):
+    def __init__(self, name: str = "metric"):
         self.name = name
 
     def attributes(self, outputs: int) -> dict[str, float]:
@@ -68,8 +68,8 @@ class Metric:
 
 
 class Accuracy(Metric):
-    """Share of rows whose largest output is the true class (ties: the lowest index); with one output,
-    share on the right side of 0.5.
+    """Share of rows whose largest output is the true class (ties: the lowest index); with one
+    output, share on the right side of 0.5 (of 0 for logits and hinge).
     """
 
     kind, classes = "accuracy", True
@@ -91,7 +91,6 @@ class TopKAccuracy(Accuracy):
     def __init__(self, k: int = 5, name: str | None = None):
         k = integer("k", k, low=1)
         super().__init__(name or ("top_k_accuracy" if k == 5 else f"top_{k}_accuracy"), k)
-
 
 
 class BinaryAccuracy(Accuracy):
@@ -150,7 +149,7 @@ class R2(Metric):
 
 
 class Precision(Metric):
-    """True positives / predicted positives, threshold 0.5; for several outputs the mean over classes."""
+    """True positives / predicted positives; for several outputs the mean over classes."""
 
     kind, classes = "confusion", True
 
@@ -166,7 +165,7 @@ class Precision(Metric):
 
 
 class Recall(Precision):
-    """True positives / actual positives, threshold 0.5; for several outputs the mean over classes."""
+    """True positives / actual positives; for several outputs the mean over classes."""
 
     def __init__(self, name: str = "recall"):
         super().__init__(name)

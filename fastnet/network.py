@@ -27,15 +27,13 @@ class Network:
         self.name = name or type(self).__name__.lower()
         self.seed = check.seed(seed)
         self.layers: list[Layer] = []
-        self.input_shape: tuple[int, ...] | None = None
-        self.output_shape: tuple[int, ...] | None = None
-        self.params: _core.Params | None = None
         self._plans: dict[Request, Lowered] = {}
+        self._forget()
         self._single: tuple[Any, ...] | None = None
         self._training = threading.RLock()  # one fit at a time; others wait
         self._slots_owner: weakref.ref[Any] | None = None  # the trainer whose slots params hold
 
-    # ---- building ---------------------------------------------------------------------------------
+    # ---- building -------------------------------------------------------------------------------
 
     @property
     def built(self) -> bool:
@@ -66,11 +64,13 @@ class Network:
 
     def _forget(self) -> None:
         """Not built, as before: what was wrong leaves no trace."""
-        self.params = self.input_shape = self.output_shape = None
+        self.input_shape: tuple[int, ...] = None  # type: ignore[assignment]
+        self.output_shape: tuple[int, ...] = None  # type: ignore[assignment]
+        self.params: _core.Params = None  # type: ignore[assignment]
         self._plans.clear()
         for layer in self.layers:
             if layer.network is self:
-                layer.input_shape = layer.output_shape = layer._network = None
+                layer._forget()
 
     def _infer(self, shape: tuple[int, ...]) -> None:
         """Name the layers and give each its shapes; nothing large is allocated."""
@@ -141,7 +141,7 @@ class Network:
             )
         self.build(x.shape[1:] or (1,))
 
-    # ---- weights ----------------------------------------------------------------------------------
+    # ---- weights --------------------------------------------------------------------------------
 
     def _weight_list(self) -> list[tuple[Layer, Any]]:
         return [(layer, weight) for layer in self.layers for weight in layer.weights()]
@@ -201,7 +201,7 @@ class Network:
         self._need_built("count_params")
         return sum(math.prod(weight.shape) for _, weight in self._weight_list())
 
-    # ---- predicting -------------------------------------------------------------------------------
+    # ---- predicting -----------------------------------------------------------------------------
 
     def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """Outputs for rows of x.
@@ -209,7 +209,8 @@ class Network:
         Parameters
         ----------
         x : array (n, *input_shape)
-            float32 in C order, uint8, int8 and bool are read in place; anything else is converted once.
+            float32 in C order, uint8, int8 and bool are read in place; anything else is converted
+            once.
         batch_size : int, optional
             Rows computed at a time; changes memory, never results: a row gives the same bits alone
             and in any batch.
@@ -241,7 +242,9 @@ class Network:
         _, shape, lowered = single
         out = np.empty(shape, np.float32)
         work = lowered.take_work()
-        result = _core.run(lowered.plan, self.params, work, (x,), n_rows=1, batch_size=1, output=out)
+        result = _core.run(
+            lowered.plan, self.params, work, (x,), n_rows=1, batch_size=1, output=out
+        )
         lowered.works.append(work)
         if result.status != "ok":
             raise_bad_input(result, "x")
@@ -293,11 +296,11 @@ class Network:
             return (outputs[..., 0] > threshold).astype(np.int64)
         return outputs.argmax(axis=-1).astype(np.int64)
 
-    # ---- training, files, text --------------------------------------------------------------------
+    # ---- training, files, text ------------------------------------------------------------------
 
     def fit(self, x: Any, y: Any = None, *, loss: Any = "cross_entropy", optimizer: Any = "adam",
             metrics: Sequence[Any] = (), **options: Any):  # fmt: skip
-        """Shortcut: ``Trainer(net, loss, optimizer, metrics).fit(x, y, **options)``; returns the history."""
+        """``Trainer(net, loss, optimizer, metrics).fit(x, y, **options)``; returns the history."""
         from .trainer import Trainer
 
         return Trainer(self, loss=loss, optimizer=optimizer, metrics=metrics).fit(x, y, **options)
@@ -310,7 +313,7 @@ class Network:
         )
 
     def save(self, path: str | os.PathLike[str], extra: dict[str, Any] | None = None) -> None:
-        """Write the network to one .safetensors file, all of it or nothing; `fastnet.storage.save`."""
+        """Write the network to one .safetensors file, all of it or nothing (`storage.save`)."""
         from .storage import save
 
         save(self, path, extra)
@@ -353,7 +356,7 @@ class Sequential(Network):
 
     Examples
     --------
-    >>> net = fn.Sequential([layers.Dense(200, activation="relu"), layers.Dense(10, activation="softmax")], seed=0)
+    >>> net = fn.Sequential([layers.Dense(200, "relu"), layers.Dense(10, "softmax")], seed=0)
 
     Raises
     ------
@@ -399,7 +402,7 @@ class Sequential(Network):
 
 
 def raise_bad_input(result: _core.Result, name: str, first: int = 0) -> NoReturn:
-    """The ValueError for NaN or infinity read from a source that began at row `first` of the data."""
+    """The ValueError for NaN or infinity in a source that began at row `first` of the data."""
     raise ValueError(
         f"{name} holds NaN or infinity in row {first + result.bad_row}, column {result.bad_column} "
         "(of the row flattened); remove or fill such rows first"

@@ -1,8 +1,8 @@
 """Optimizers: how weights follow their gradients. The arithmetic is in csrc/optimizers.def.
 
-Every optimizer takes ``weight_decay`` (decoupled: ``w -= learning_rate * weight_decay * w``), ``l1`` and
-``l2`` (added to the gradient: ``l1 * sign(w) + 2 * l2 * w``), all for kernels and not for biases, and
-``clipvalue`` and ``global_clipnorm``, which limit the gradient of the data before that.
+Every optimizer takes ``weight_decay`` (decoupled: ``w -= learning_rate * weight_decay * w``),
+``l1`` and ``l2`` (added to the gradient: ``l1 * sign(w) + 2 * l2 * w``), all for kernels and not
+for biases, and ``clipvalue`` and ``global_clipnorm``, which limit the data's gradient before that.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019), 0.004 by default as in Keras."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019), by default 0.004."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class AdamW(Adam):
 
 
 class RMSprop(Optimizer):
-    """RMSprop (Tieleman & Hinton, 2012): ``v = rho*v + (1-rho)*g^2; w -= lr * g / sqrt(v + epsilon)``.
+    """RMSprop (Hinton, 2012): ``v = rho*v + (1-rho)*g^2; w -= lr * g / sqrt(v + epsilon)``.
 
     Parameters
     ----------
@@ -207,6 +207,11 @@ class Adagrad(Optimizer):
 
     def kernel(self):
         return "adagrad", {"epsilon": self.epsilon}
+
+    def _numbers(self):
+        defaults = {"initial_accumulator_value": 0.1, "epsilon": 1e-7}
+        mine = {k: getattr(self, k) for k, v in defaults.items() if getattr(self, k) != v}
+        return mine | super()._numbers()
 
 
 _CLASSES = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "adagrad": Adagrad}

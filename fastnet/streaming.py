@@ -21,9 +21,9 @@ def _is_empty(x: Any) -> bool:
 class BatchEpochs:
     """Epochs over batches (x, y) or (x, y, sample_weight); each batch is one step.
 
-    A list or other re-iterable starts again every epoch, or when ``steps_per_epoch`` wants more than
-    it holds; an iterator goes on where it is. Nothing is taken from it ahead of its turn but the
-    first batch. Batches without rows are skipped.
+    A list or other re-iterable starts again every epoch, or when ``steps_per_epoch`` wants more
+    than it holds; an iterator goes on where it is. Nothing is taken from it ahead of its turn but
+    the first batch. Batches without rows are skipped.
     """
 
     rows: int | None = None

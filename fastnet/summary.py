@@ -22,10 +22,11 @@ def _bytes(n: float) -> str:
 
 
 def memory(network: Network, batch_size: int) -> dict[str, int]:
-    """Bytes that the engine takes: "weights", "arena" of a training step, "predict" arena of one row.
+    """Bytes that the engine takes: "weights", "arena" of a training step, "predict" of one row.
 
-    Training with an optimizer of s slots takes weights x (2 + s) + arena: the weights, the snapshot that
-    divergence falls back to, and the slots (one more where gradients are kept: global_clipnorm, callables).
+    Training with an optimizer of s slots takes weights x (2 + s) + arena: the weights, the snapshot
+    that bad input falls back to, and the slots; one more where gradients are kept (global_clipnorm,
+    `Trainer.gradients`), and one more after a second, which divergence falls back to.
     """
     network._need_built("summary")
     train = network._plan(Request("train", batch_size, loss=MSE())).plan.describe()
@@ -73,7 +74,8 @@ def summary(network: Network, batch_size: int = 32) -> str:
     lines.append(f"multiply-adds a row: {adds:,} forward")
     lines.append(
         f"memory: weights {_bytes(need['weights'])}; a training step of {batch_size} rows adds "
-        f"{_bytes(need['arena'])} and 1 to 4 times the weights (snapshot, optimizer slots, gradients); "
+        f"{_bytes(need['arena'])} and 1 to 5 times the weights "
+        "(snapshots, optimizer slots, gradients); "
         f"predicting a row {_bytes(need['predict'])}"
     )
     return "\n".join(lines)

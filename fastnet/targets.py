@@ -16,7 +16,7 @@ from .metrics import Metric
 
 @dataclass(frozen=True)
 class Data:
-    """Rows that one plan can train or evaluate: sources in the engine's order, and what they are."""
+    """Rows that one plan can train or evaluate: sources in the engine's order, and their kind."""
 
     sources: tuple[np.ndarray, ...]
     classes: bool
@@ -52,7 +52,8 @@ def _as_classes(y: np.ndarray, outputs: int) -> np.ndarray:
         if low < 0 or high >= outputs:
             hint = "; subtract 1" if low == 1 and high == outputs else ""
             raise ValueError(
-                f"labels for {outputs} outputs must be 0..{outputs - 1}, got {low:g}..{high:g}{hint}"
+                f"labels for {outputs} outputs must be 0..{outputs - 1}, "
+                f"got {low:g}..{high:g}{hint}"
             )
     if y.dtype.kind == "b":
         y = y.view(np.uint8)
@@ -70,8 +71,8 @@ def _one_hot(y: np.ndarray, outputs: int) -> np.ndarray:
 def targets(
     y: Any, n: int, shape: tuple[int, ...], loss: Loss, metrics: tuple[Metric, ...]
 ) -> np.ndarray:
-    """y checked against the output's shape: integer classes (n, *shape[:-1]) where the loss reads them,
-    else float32 (n, *shape).
+    """y checked against the output's shape: integer classes (n, *shape[:-1]) where the loss reads
+    them, else float32 (n, *shape).
 
     Raises
     ------
@@ -109,9 +110,7 @@ def _axes(shape: tuple[int, ...]) -> str:
     return f"({', '.join(['n', *map(str, shape)])}{'' if shape else ','})"
 
 
-def with_class_weights(
-    data: Data, class_weight: Any, shape: tuple[int, ...], loss: Loss
-) -> Data:
+def with_class_weights(data: Data, class_weight: Any, shape: tuple[int, ...], loss: Loss) -> Data:
     """Data whose rows weigh by their class: {class: weight}, the others 1, or "balanced"
     (n / (classes * rows of the class)), times the sample weights there are.
 
@@ -137,9 +136,9 @@ def _classes_of(data: Data, shape: tuple[int, ...]) -> np.ndarray:
         y = y.reshape(len(y), -1)
         if data.classes:
             return y[:, 0].astype(np.int64)
-        if shape[-1] > 1:
+        if shape[-1] > 1 and (np.abs(y) <= 1).all():
             return y.argmax(axis=1)
-        if np.isin(y, (-1, 0, 1)).all():
+        if shape[-1] == 1 and np.isin(y, (-1, 0, 1)).all():
             return (y[:, 0] > 0).astype(np.int64)
     raise ValueError("class_weight wants targets that are one class a row")
 

@@ -57,8 +57,16 @@ class Trainer:
         For unknown names, and a last activation that the loss cannot use.
     """
 
-    def __init__(self, network: Network, loss: Any = "cross_entropy", optimizer: Any = "adam",
-                 metrics: Sequence[Any] | str = (), *, gemm: str = "auto", lanes: int = 1):  # fmt: skip
+    def __init__(
+        self,
+        network: Network,
+        loss: Any = "cross_entropy",
+        optimizer: Any = "adam",
+        metrics: Sequence[Any] | str = (),
+        *,
+        gemm: str = "auto",
+        lanes: int = 1,
+    ):
         if not isinstance(network, Network):
             raise TypeError(f"network must be a fastnet network, got {network!r}")
         self.network = network
@@ -77,7 +85,7 @@ class Trainer:
         self._start: _core.Params | None = None
         self._checked = False
 
-    # ---- data -------------------------------------------------------------------------------------
+    # ---- data -----------------------------------------------------------------------------------
 
     def _prepare(self, x: Any, y: Any, sample_weight: Any = None) -> Data:
         """Arrays checked, converted where needed, in the engine's order."""
@@ -115,7 +123,7 @@ class Trainer:
                     self.gemm, self.lanes)
         )  # fmt: skip
 
-    # ---- fit --------------------------------------------------------------------------------------
+    # ---- fit ------------------------------------------------------------------------------------
 
     def fit(
         self,
@@ -170,8 +178,9 @@ class Trainer:
         Raises
         ------
         ValueError, TypeError
-            Before anything starts, for what cannot be trained; while it runs for NaN or infinity in x
-            (row and column; weights are then as before the fit, the optimizer starts afresh).
+            Before anything starts, for what cannot be trained; while it runs for NaN or infinity
+            in x (with row and column) and for batches that do not fit: weights are then as before
+            the fit, and the optimizer starts afresh.
         DivergenceError
             When the loss or a weight becomes NaN or infinite; the last good weights are kept, the
             optimizer starts afresh.
@@ -179,7 +188,9 @@ class Trainer:
         epochs = check.integer("epochs", epochs, low=0)
         if y is None and _is_batches(x):
             if sample_weight is not None or class_weight is not None or validation_split:
-                raise ValueError("an iterable of batches brings its own weights and validation data")
+                raise ValueError(
+                    "an iterable of batches brings its own weights and validation data"
+                )
             from .streaming import BatchEpochs
 
             held_out = None
@@ -216,23 +227,27 @@ class Trainer:
     def _begin(self) -> tuple[_core.Optimizer, _core.Params]:
         """The engine's optimizer, and the params with this trainer's slots."""
         net = self.network
-        if self._lowered_optimizer is None:
-            self._lowered_optimizer = self.optimizer.lower()
         owner = net._slots_owner() if net._slots_owner is not None else None
         if owner is not self:
             self._take_slots(owner)
-        return self._lowered_optimizer[0], net.params
+        return self._engine_optimizer()[0], net.params
+
+    def _engine_optimizer(self) -> tuple[_core.Optimizer, int]:
+        """The engine's optimizer, and the number of slots a weight has."""
+        if self._lowered_optimizer is None:
+            self._lowered_optimizer = self.optimizer.lower()
+        return self._lowered_optimizer
 
     def _take_slots(self, before: Trainer | None) -> None:
-        """Params hold the slots of one trainer at a time; the one before keeps a copy of its own."""
+        """Params hold the slots of one trainer at a time; the one before takes its own along."""
         net = self.network
         numbers = range(len(net._weight_list()))
         if before is not None:
             before._kept_slots = [
                 [net._read(i, part) for i in numbers]
-                for part in range(1, before._lowered_optimizer[1] + 1)
+                for part in range(1, before._engine_optimizer()[1] + 1)
             ]
-        net.params.need_slots(self._lowered_optimizer[1], self.optimizer.initial_slot)
+        net.params.need_slots(self._engine_optimizer()[1], self.optimizer.initial_slot)
         for part, slots in enumerate(self._kept_slots or (), 1):
             for i in numbers:
                 net.params.set(i, slots[i].reshape(-1), part)
@@ -246,9 +261,12 @@ class Trainer:
         self._start.copy_weights(self.network.params)
         return self._start
 
-    def _restart(self, weights: _core.Params) -> None:
-        """Fall back to good weights; the optimizer starts afresh, its slots may hold anything."""
-        self.network.params.copy_weights(weights)
+    def _restart(self, weights: _core.Params | None = None) -> None:
+        """Fall back to good weights (of the start) and fresh slots: they may hold anything."""
+        if weights is None:
+            weights = self._start
+        if weights is not None:
+            self.network.params.copy_weights(weights)
         self.network._slots_owner = None
         self.steps = 0
 
@@ -265,7 +283,7 @@ class Trainer:
         with self.network._training:
             return Fit(self, work, 1, self.network.seed).one_batch()
 
-    # ---- evaluate, predict ------------------------------------------------------------------------
+    # ---- evaluate, predict ----------------------------------------------------------------------
 
     def evaluate(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
         """Loss and metrics on data, as {"loss": ..., "accuracy": ...}. Dropout is off.
@@ -316,12 +334,12 @@ class Trainer:
         return self.network.predict(x, batch_size)
 
     def predict_classes(self, x: Any, batch_size: int | None = None) -> np.ndarray:
-        """The network's `predict_classes`; one output without its sigmoid is a class where it is > 0."""
+        """The network's `predict_classes`; one output that is a logit means 1 where it is > 0."""
         logits = _last_activation(self.network)[0] != self.loss.fused
         threshold = self.loss.threshold(logits)
         return self.network.predict_classes(x, batch_size, threshold=threshold)
 
-    # ---- gradients --------------------------------------------------------------------------------
+    # ---- gradients ------------------------------------------------------------------------------
 
     def gradients(self, x: Any, y: Any, sample_weight: Any = None) -> list[np.ndarray]:
         """Gradients of the mean loss of a batch by all weights; nothing is changed.
@@ -406,7 +424,7 @@ class Trainer:
         return f"Trainer({self.network!r}, loss={self.loss!r}, optimizer={self.optimizer!r}{names})"
 
 
-# ---- pieces ---------------------------------------------------------------------------------------
+# ---- pieces -------------------------------------------------------------------------------------
 
 
 def _metrics(value: Any) -> tuple[metrics.Metric, ...]:
@@ -462,8 +480,9 @@ def _check_last_activation(network: Network, loss: Loss) -> None:
         )
     if activation == loss.fused and not is_last:
         raise ValueError(
-            f"loss {loss.name!r} wants its {loss.fused} in the last layer, got {network.layers[-1]!r} "
-            f"behind it; leave the activation out there and end with Activation({loss.fused!r})"
+            f"loss {loss.name!r} wants its {loss.fused} in the last layer, "
+            f"got {network.layers[-1]!r} behind it; leave the activation out there and end with "
+            f"Activation({loss.fused!r})"
         )
     if loss.name == "cross_entropy" and units == 1:
         raise ValueError(

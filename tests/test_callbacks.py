@@ -4,13 +4,14 @@ import io
 import sys
 import time
 
-import fastnet as fn
 import numpy as np
 import pytest
+from training import classifier, digest, labels, regressor, rows
+
+import fastnet as fn
 from fastnet import callbacks, progress
 from fastnet.callbacks import Callback, EarlyStopping, LambdaCallback, ModelCheckpoint
 from fastnet.history import History
-from training import classifier, digest, labels, regressor, rows
 
 
 class Recorder(Callback):
@@ -82,7 +83,9 @@ def test_losses_of_batches_are_those_of_steps():
 
 def test_lambda_callback():
     seen = []
-    names = [f"on_{what}_{when}" for what in ("train", "epoch", "batch") for when in ("begin", "end")]
+    names = [
+        f"on_{what}_{when}" for what in ("train", "epoch", "batch") for when in ("begin", "end")
+    ]
     events = {name: lambda *args, name=name: seen.append((name, len(args))) for name in names}
     fitted(LambdaCallback(**events), epochs=1)
     assert seen == [
@@ -108,7 +111,7 @@ def test_stop_training(event, epochs, steps):
     assert trainer.fit(rows(), labels()).steps == 2  # the next fit is not stopped
 
 
-class Mine(Exception):
+class MineError(Exception):
     pass
 
 
@@ -118,11 +121,11 @@ class Mine(Exception):
 ])  # fmt: skip
 def test_errors_in_callbacks_reach_the_caller(event, epochs):
     def fail(*args):
-        raise Mine
+        raise MineError
 
     net, x, y = classifier(), rows(), labels()
     trainer = fn.Trainer(net)
-    with pytest.raises(Mine):
+    with pytest.raises(MineError):
         trainer.fit(x, y, epochs=2, callbacks=LambdaCallback(**{event: fail}))
     assert len(trainer.history.get("loss", [])) == epochs
     assert len(trainer.fit(x, y)["loss"]) == 1
@@ -180,10 +183,17 @@ def test_early_stopping_restores_the_best():
 def test_early_stopping_by_itself():
     x, y = rows(), rows(37, 1, 4)
     history = regressor().fit(
-        x, y, loss="mse", optimizer=fn.optimizers.SGD(0), epochs=50, callbacks=EarlyStopping(patience=2)
+        x,
+        y,
+        loss="mse",
+        optimizer=fn.optimizers.SGD(0),
+        epochs=50,
+        callbacks=EarlyStopping(patience=2),
     )
     assert len(history["loss"]) <= 4  # nothing is learned, so the loss does not fall
-    history = regressor().fit(x, y, loss="mse", optimizer="sgd", epochs=10, callbacks=EarlyStopping())
+    history = regressor().fit(
+        x, y, loss="mse", optimizer="sgd", epochs=10, callbacks=EarlyStopping()
+    )
     assert len(history["loss"]) == 10
 
 
@@ -221,7 +231,11 @@ BAD = [
     (lambda: EarlyStopping(min_delta="a"), TypeError, "min_delta must be a number"),
     (lambda: EarlyStopping(mode="best"), ValueError, "unknown mode 'best'.*auto, max, min"),
     (lambda: EarlyStopping(monitor=3), TypeError, "monitor must be a name"),
-    (lambda: fitted(EarlyStopping("val_acc")), ValueError, "'val_acc' is not in the logs.*accuracy"),
+    (
+        lambda: fitted(EarlyStopping("val_acc")),
+        ValueError,
+        "'val_acc' is not in the logs.*accuracy",
+    ),
     (lambda: fitted("early"), TypeError, "must be fastnet callbacks, got 'e'"),
     (lambda: fitted([EarlyStopping]), TypeError, "must be fastnet callbacks"),
     (lambda: fitted(print), TypeError, "callbacks must be"),
@@ -343,4 +357,9 @@ def test_bad_progress(wanted):
 
 
 def test_everything_public_is_listed():
-    assert set(callbacks.__all__) == {"Callback", "EarlyStopping", "LambdaCallback", "ModelCheckpoint"}
+    assert set(callbacks.__all__) == {
+        "Callback",
+        "EarlyStopping",
+        "LambdaCallback",
+        "ModelCheckpoint",
+    }

@@ -1,11 +1,12 @@
-"""The trainer: what fit, evaluate, train_on_batch and gradients compute, and that it is the same bits."""
+"""The trainer: what fit, evaluate, train_on_batch and gradients compute, and its same bits."""
 
-import fastnet as fn
 import numpy as np
 import pytest
 import reference as ref
-from fastnet import layers, losses, metrics, optimizers, schedules
 from training import assert_close, classifier, digest, labels, regressor, rows
+
+import fastnet as fn
+from fastnet import layers, losses, metrics, optimizers, schedules
 
 OPTIMIZERS = {
     "sgd": optimizers.SGD(0.1),
@@ -28,7 +29,7 @@ def trained(net, x, y, **options):
     return digest(net)
 
 
-# ----------------------------------------------------------------------------- against the reference
+# ---------------------------------------------------------------------------- against the reference
 
 LOSSES = {
     "cross_entropy": ("softmax", lambda: ref.one_hot(labels(), 3)),
@@ -61,7 +62,7 @@ def test_three_steps_of_every_loss(loss, weighted):
     weights, activations = chain(net)
     kinds = ref.train(
         weights, activations, loss, "sgd",
-        [(x[i : i + 16], y[i : i + 16], *([] if w is None else [w[i : i + 16]])) for i in (0, 16, 32)],
+        [tuple(a[i : i + 16] for a in (x, y, w) if a is not None) for i in (0, 16, 32)],
         learning_rate=0.1,
     )  # fmt: skip
     trainer = fn.Trainer(net, loss, optimizers.SGD(0.1))
@@ -121,11 +122,16 @@ def test_global_clipnorm_and_the_other_limits():
 METRICS = [
     ("softmax", 3, "cross_entropy", ["accuracy", "precision", "recall", "f1"], labels),
     ("softmax", 7, "cross_entropy", ["top_k_accuracy", "mse", "mae", "r2"], lambda: labels(37, 7)),
-    ("sigmoid", 1, "binary_cross_entropy",
-     ["accuracy", "binary_accuracy", "precision", "recall", "f1"], lambda: labels(37, 2)),
+    (
+        "sigmoid",
+        1,
+        "binary_cross_entropy",
+        ["accuracy", "binary_accuracy", "precision", "recall", "f1"],
+        lambda: labels(37, 2),
+    ),
     ("sigmoid", 3, "binary_cross_entropy", ["binary_accuracy"], lambda: ref.one_hot(labels(), 3)),
     (None, 3, "mse", ["mse", "mae", "r2"], lambda: rows(37, 3, 9)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -209,7 +215,8 @@ def test_label_smoothing():
 
 
 @pytest.mark.parametrize("alias, name", [
-    ("sparse_categorical_crossentropy", "cross_entropy"), ("categorical_crossentropy", "cross_entropy"),
+    ("sparse_categorical_crossentropy", "cross_entropy"),
+    ("categorical_crossentropy", "cross_entropy"),
     ("binary_crossentropy", "binary_cross_entropy"), ("mean_squared_error", "mse"),
     ("mean_absolute_error", "mae"), ("kld", "kl_divergence"), ("logcosh", "log_cosh"),
 ])  # fmt: skip
@@ -257,8 +264,8 @@ CLASS_TARGETS = {
     "int8": lambda y: y.astype("i1"), "uint16": lambda y: y.astype("u2"),
     "uint64": lambda y: y.astype("u8"), "big_endian": lambda y: y.astype(">i4"),
     "float": lambda y: y.astype(float), "float32": lambda y: y.astype("f4"),
-    "column": lambda y: y[:, None], "list": lambda y: y.tolist(), "strided": lambda y: np.repeat(y, 3)[::3],
-    "objects": lambda y: y.astype(object),
+    "column": lambda y: y[:, None], "list": lambda y: y.tolist(),
+    "strided": lambda y: np.repeat(y, 3)[::3], "objects": lambda y: y.astype(object),
 }  # fmt: skip
 
 
@@ -342,7 +349,7 @@ def test_uint8_images_train_the_bits_of_their_floats():
 
 @each_optimizer
 def test_weight_0_is_a_row_removed(optimizer):
-    """Rows removed at the end of the only batch: the others keep their places, so the same bits."""
+    """The last rows of the only batch: the others keep their places."""
     x, y = rows(40), labels(40)
     w = np.ones(40, np.float32)
     w[30:] = 0
@@ -364,7 +371,9 @@ def test_weight_0_anywhere():
     assert history["loss"] == pytest.approx(other["loss"], rel=1e-5)
     assert_close(*nets, rtol=1e-4, atol=1e-5)
     scores = fn.Trainer(nets[0], metrics=["accuracy", "f1"])
-    assert scores.evaluate(x, y, w) == pytest.approx(scores.evaluate(x[w == 1], y[w == 1]), rel=1e-5)
+    assert scores.evaluate(x, y, w) == pytest.approx(
+        scores.evaluate(x[w == 1], y[w == 1]), rel=1e-5
+    )
 
 
 def test_a_batch_without_any_weight_teaches_nothing():
@@ -522,9 +531,9 @@ def test_labels_of_one_class_only():
 def test_validation_data_and_split():
     x, y = rows(100), labels(100)
     net, other = classifier(), classifier()
-    split = net.fit(x, y, validation_split=0.2, seed=1, metrics=["accuracy"], epochs=2)
-    given = other.fit(x[:80], y[:80], validation_data=(x[80:], y[80:]), seed=1, metrics=["accuracy"],
-                      epochs=2)  # fmt: skip
+    options = {"seed": 1, "metrics": ["accuracy"], "epochs": 2}
+    split = net.fit(x, y, validation_split=0.2, **options)
+    given = other.fit(x[:80], y[:80], validation_data=(x[80:], y[80:]), **options)
     assert digest(net) == digest(other) and split == given
     assert list(given) == ["loss", "accuracy", "val_loss", "val_accuracy"]
     scores = fn.Trainer(net, metrics=["accuracy"]).evaluate(x[80:], y[80:])
@@ -618,7 +627,10 @@ def test_batches_of_many_kinds_need_few_plans():
     net = classifier()
     sizes = np.random.default_rng(0).integers(0, 60, 150)
     batches = [(rows(n, seed=int(n)), labels(n)) for n in sizes]
-    batches += [(rows(9), labels(9), np.arange(1, 10)), (rows(9).tolist(), ref.one_hot(labels(9), 3))]
+    batches += [
+        (rows(9), labels(9), np.arange(1, 10)),
+        (rows(9).tolist(), ref.one_hot(labels(9), 3)),
+    ]
     history = fn.Trainer(net, metrics=["accuracy"]).fit(batches)
     assert history.steps == (sizes > 0).sum() + 2
     assert len(net._plans) < 20

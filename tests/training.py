@@ -1,7 +1,8 @@
-"""What the tests of networks and training share: small networks and data, and comparisons of bits."""
+"""What tests of networks and training share: small networks and data, comparisons of bits."""
+
+import numpy as np
 
 import fastnet as fn
-import numpy as np
 from fastnet import layers
 
 

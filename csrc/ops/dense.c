@@ -379,12 +379,6 @@ static void update_bias(const fn_call *call, const fn_op *op, int64_t c, int wid
     fn_sink(call, op->params[1], (size_t)c, width, g);
 }
 
-/* Weights and slots of a slice come to the cache while its gradient is summed. */
-static void fetch_slice(const fn_call *call, size_t at, size_t n) {
-    for (int s = 0; s <= call->optimizer->slots; s++)
-        for (size_t i = 0; i < n; i += 16) __builtin_prefetch(call->params->block[s] + at + i, 1, 3);
-}
-
 static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t d_in = call->plan->buffers[op->in[0]].cols, units = call->plan->buffers[op->out[0]].cols;
     const int64_t ldy = call->plan->buffers[op->out[0]].ld;
@@ -406,7 +400,6 @@ static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
         update_rank1(call, op, at, n, width, fn_rows(call, op->in[0], 0)[0] + k0, fn_gradient_row(call, op->out[0], 0) + c);
         return;
     }
-    if (!call->plan->flat) fetch_slice(call, call->plan->params[op->params[0]].offset + at, (size_t)n * (size_t)width);
     for (int l = 0; l < lanes; l++) {
         const int r0 = l * part < call->rows ? l * part : call->rows, r1 = r0 + part < call->rows ? r0 + part : call->rows;
         const float *const *x = fn_rows(call, op->in[0], 0) + r0, *dy = fn_gradient_row(call, op->out[0], r0) + c;

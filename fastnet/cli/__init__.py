@@ -123,7 +123,13 @@ def _report(error: Exception) -> int:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"
-    elif isinstance(error, DivergenceError | MemoryError):
+    elif isinstance(error, DivergenceError):
+        code = _FAILED
+        text = (
+            f"training diverged in epoch {error.epoch + 1}, step {error.step + 1}: values of layer "
+            f"{error.layer!r} are not finite; nothing was saved. A smaller --lr usually helps"
+        )
+    elif isinstance(error, MemoryError):
         code = _FAILED
     elif not isinstance(error, UsageError | ValueError | TypeError | OSError | ImportError):
         code = _FAILED

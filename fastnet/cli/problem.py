@@ -75,8 +75,8 @@ def make_problem(args: argparse.Namespace) -> Problem:
     shift, scale = np.zeros(1), np.ones(1)
     if task == NUMBERS:
         y = np.asarray(y, np.float64).reshape(len(y), -1)
-        shift, scale = y.mean(axis=0), y.std(axis=0)
-        scale[scale == 0] = 1
+        shift, scale = y.mean(axis=0), np.asarray(y.std(axis=0))
+        scale = np.where(scale > 0, scale, 1)
     loss = args.loss or ("cross_entropy" if task == CLASSES else "mse")
     return Problem(data, card, x, y, held_out, held_name, loss, shift, scale)
 

@@ -1,4 +1,4 @@
-"""Layers describe a network; csrc/ops computes it. Keras's other spellings are accepted as aliases."""
+"""Layers describe a network; csrc/ops computes it. Keras's other spellings are aliases."""
 
 from .base import LAYERS, Layer
 from .core import (

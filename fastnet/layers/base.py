@@ -1,4 +1,4 @@
-"""What every layer shares: a name, shapes, weights to be, and how it is lowered to the engine's ops."""
+"""What every layer shares: a name, shapes, weights to be, and how it becomes the engine's ops."""
 
 from __future__ import annotations
 
@@ -56,8 +56,12 @@ class Layer:
         if name is not None and (not isinstance(name, str) or not name):
             raise TypeError(f"name must be a text that is not empty, got {name!r}")
         self.name = name
-        self.input_shape: Shape | None = None
-        self.output_shape: Shape | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Not built: no shapes, no network."""
+        self.input_shape: Shape = None  # type: ignore[assignment]
+        self.output_shape: Shape = None  # type: ignore[assignment]
         self._network: weakref.ref[Network] | None = None
 
     @property

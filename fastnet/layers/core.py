@@ -1,4 +1,4 @@
-"""Dense and what goes around it. Kernels: csrc/ops/dense.c, activation.c, softmax.c, dropout.c, ..."""
+"""Dense and what goes around it. Kernels: csrc/ops/dense.c, activation.c, softmax.c, ..."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Input(Layer):
 
 
 class Dense(Layer):
-    """Affine map and activation: ``y = activation(x @ kernel + bias)``; x (n, d_in) -> y (n, units).
+    """``y = activation(x @ kernel + bias)``; x (n, d_in) -> y (n, units).
 
     Parameters
     ----------

@@ -1,0 +1,198 @@
+"""Threads: how many, and several Python threads that train and predict at once."""
+
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from training import classifier, digest, labels, rows
+
+import fastnet as fn
+from fastnet import _core, layers
+
+CPUS = _core.cpus_available()[0]
+
+
+def test_set_get_and_the_context_manager():
+    automatic = fn.get_num_threads()
+    assert 1 <= automatic <= CPUS
+    fn.set_num_threads(3)
+    assert fn.get_num_threads() == 3
+    with fn.threads(1):
+        assert fn.get_num_threads() == 1
+        with fn.threads(5) as inner:
+            assert fn.get_num_threads() == 5
+            assert inner.n == 5
+        assert fn.get_num_threads() == 1
+    assert fn.get_num_threads() == 3
+    with pytest.raises(ZeroDivisionError), fn.threads(2):
+        raise ZeroDivisionError
+    assert fn.get_num_threads() == 3
+    fn.set_num_threads(0)
+    assert fn.get_num_threads() == automatic
+    fn.set_num_threads(1000)
+    assert fn.get_num_threads() <= 64
+    fn.set_num_threads(0)
+
+
+def asked(code, **environment):
+    """What a fresh process prints."""
+    environment = {**os.environ, **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+
+
+SHOW = "import fastnet as fn; print(fn.get_num_threads())"
+
+
+def test_omp_num_threads_is_a_limit():
+    assert asked(SHOW, OMP_NUM_THREADS="1") == ["1"]
+    assert asked(SHOW, OMP_NUM_THREADS="512") == [str(CPUS)]
+    code = "import fastnet as fn; fn.set_num_threads(3); print(fn.get_num_threads())"
+    assert asked(code, OMP_NUM_THREADS="1") == ["3"]  # what is asked for here counts
+
+
+def test_affinity_is_a_limit():
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);" + SHOW
+    assert asked(code) == ["1"]
+
+
+def test_threadpoolctl_limits():
+    pytest.importorskip("threadpoolctl")
+    code = """
+import fastnet as fn, threadpoolctl
+print(fn.get_num_threads())
+with threadpoolctl.threadpool_limits(1):
+    print(fn.get_num_threads())
+print(fn.get_num_threads())
+"""
+    before, inside, after = asked(code)
+    assert inside == "1" and before == after
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_weights_do_not_depend_on_threads(always_thread, optimizer):
+    x, y = rows(300, 65), labels(300, 9)
+    digests = set()
+    for n in (1, 2, 3, 4, 8):
+        with fn.threads(n):
+            net = classifier(65, 9, hidden=70, dropout=0.2)
+            history = net.fit(x, y, optimizer=optimizer, epochs=3, metrics=["accuracy"])
+            digests.add((digest(net), net.predict(x).tobytes(), tuple(history["loss"])))
+    assert len(digests) == 1
+
+
+def together(*jobs):
+    """Run all at once; results in order, errors raised."""
+    barrier = threading.Barrier(len(jobs))
+
+    def run(job):
+        barrier.wait()
+        return job()
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return [future.result() for future in [pool.submit(run, job) for job in jobs]]
+
+
+def test_several_threads_train_different_networks(always_thread):
+    def train(seed):
+        net = classifier(20, 5, hidden=40, seed=seed, dropout=0.1)
+        net.fit(rows(200, 20, seed), labels(200, 5, seed), epochs=5)
+        return digest(net)
+
+    alone = [train(seed) for seed in range(6)]
+    for n in (1, 3):
+        with fn.threads(n):
+            assert together(*[lambda s=s: train(s) for s in range(6)]) == alone
+
+
+def test_several_threads_predict_with_one_network(always_thread):
+    net, x = classifier(20, 5, hidden=40), rows(70, 20)
+    want = net.predict(x).tobytes()
+    one = [net.predict(x[i : i + 1]).tobytes() for i in range(70)]
+
+    def predict():
+        for i in range(150):
+            assert net.predict(x).tobytes() == want
+            assert net.predict(x[i % 70][None]).tobytes() == one[i % 70]
+        return True
+
+    assert all(together(*[predict] * 6))
+
+
+def test_predictions_beside_training():
+    """Whatever a prediction sees are weights of a moment: finite, of the right shape."""
+    net, x, y = classifier(20, 5, hidden=40), rows(500, 20), labels(500, 5)
+    done = threading.Event()
+
+    def train():
+        net.fit(x, y, epochs=20)
+        done.set()
+
+    def predict():
+        count = 0
+        while not done.is_set():
+            out = net.predict(x[:9])
+            assert out.shape == (9, 5) and np.isfinite(out).all()
+            np.testing.assert_allclose(out.sum(axis=1), 1, rtol=1e-5)
+            count += 1
+        return count
+
+    _, *counts = together(train, predict, predict)
+    assert min(counts) > 0
+    plain = classifier(20, 5, hidden=40)
+    plain.fit(x, y, epochs=20)
+    assert digest(plain) == digest(net)
+
+
+def test_fits_of_one_network_wait_for_each_other():
+    """Two trainers with other slots: as if one had come after the other."""
+    x, y = rows(100), labels(100)
+    net = classifier()
+    adam, sgd = fn.Trainer(net, optimizer="adam"), fn.Trainer(net, optimizer="sgd")
+    together(lambda: adam.fit(x, y, epochs=30), lambda: sgd.fit(x, y, epochs=30))
+    orders = []
+    for first, second in (("adam", "sgd"), ("sgd", "adam")):
+        other = classifier()
+        other.fit(x, y, epochs=30, optimizer=first)
+        other.fit(x, y, epochs=30, optimizer=second)
+        orders.append(digest(other))
+    assert digest(net) in orders
+    trainer = fn.Trainer(net)
+    steps = together(*[lambda: [trainer.train_on_batch(x, y) for _ in range(20)]] * 4)
+    assert trainer.steps == 80 and len(steps) == 4
+
+
+def test_a_forked_child_works():
+    code = """
+import os, numpy as np, fastnet as fn
+from fastnet import layers
+x = np.random.default_rng(0).standard_normal((500, 50)).astype(np.float32)
+y = np.arange(500) % 5
+def make():
+    return fn.Sequential([layers.Input(50), layers.Dense(60, "relu"), layers.Dense(5)], seed=0)
+with fn.threads(2):
+    net = make()
+    net.fit(x, y)
+    want = net.predict(x).tobytes()
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            other = make()
+            other.fit(x, y)
+            same = net.predict(x).tobytes() == want and other.predict(x).tobytes() == want
+            os._exit(0 if same else 1)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert asked("import warnings; warnings.simplefilter('ignore')\n" + code,
+                 FASTNET_ALWAYS_THREAD="1") == ["0"] * 3  # fmt: skip
+
+
+def test_signals_of_python_are_not_needed_in_other_threads():
+    net = fn.Sequential([layers.Dense(3)], seed=0)
+    (history,) = together(lambda: net.fit(rows(), labels(), epochs=2))
+    assert len(history["loss"]) == 2
