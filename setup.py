@@ -32,7 +32,11 @@ EMULATE_V4 = os.environ.get("FASTNET_EMULATE_V4") == "1"
 OLD, NEW = b"libscipy_openblas.so", b"libopenblas_fastn.so"
 
 V3 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt", "-mpopcnt"]
-V4 = [*V3, *(f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl")), "-mprefer-vector-width=512"]
+V4 = [
+    *V3,
+    *(f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl")),
+    "-mprefer-vector-width=512",
+]
 LEVELS = {"base": (4, [])}  # name -> lanes, compiler flags
 if platform.machine() in ("x86_64", "AMD64"):
     LEVELS |= {"v3": (8, V3), "v4": (16, V3 if EMULATE_V4 else V4)}
@@ -54,7 +58,11 @@ CFLAGS += os.environ.get("FASTNET_CFLAGS", "").split()
 
 def shipped():
     """Name in the package -> file, for OpenBLAS, what it needs, and its licence."""
-    libraries = (p for p in Path(openblas.get_lib_dir()).iterdir() if re.search(r"\.(so|dylib)(\.|$)", p.name))
+    libraries = (
+        p
+        for p in Path(openblas.get_lib_dir()).iterdir()
+        if re.search(r"\.(so|dylib)(\.|$)", p.name)
+    )
     files = {NEW.decode() if p.name == OLD.decode() else p.name: p for p in sorted(libraries)}
     licence = next(f for f in distribution("scipy-openblas32").files if f.name == "LICENSE.txt")
     return files | {"LICENSE-openblas.txt": Path(licence.locate())}
@@ -82,7 +90,9 @@ class build_ext(_build_ext):  # noqa: N801 - the command's name
             shutil.copy2(stage / name, package / name)
 
     def build_extension(self, ext):
-        sources = sorted(map(str, [*Path("csrc/ops").glob("*.c"), *Path("csrc/kernels").glob("*.c")]))
+        sources = sorted(
+            map(str, [*Path("csrc/ops").glob("*.c"), *Path("csrc/kernels").glob("*.c")])
+        )
         jobs = [(level, source) for level in LEVELS for source in sources]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             ext.extra_objects = list(pool.map(lambda job: self.compile_level(ext, *job), jobs))
@@ -95,12 +105,18 @@ class build_ext(_build_ext):  # noqa: N801 - the command's name
         if newer_group([source, *ext.depends], str(target)) or self.force:
             macros = [("FN_LEVEL", level), ("FN_LANES", str(lanes))]
             self.compiler.compile(
-                [source], str(folder), macros, ext.include_dirs, extra_postargs=[*ext.extra_compile_args, *flags]
+                [source],
+                str(folder),
+                macros,
+                ext.include_dirs,
+                extra_postargs=[*ext.extra_compile_args, *flags],
             )
         return str(target)
 
     def get_outputs(self):
-        return super().get_outputs() + [str(Path(self.build_lib, "fastnet", name)) for name in shipped()]
+        return super().get_outputs() + [
+            str(Path(self.build_lib, "fastnet", name)) for name in shipped()
+        ]
 
 
 core = Extension(
@@ -115,7 +131,9 @@ core = Extension(
     py_limited_api=ABI3,
 )
 setup(
-    ext_modules=cythonize([core], build_dir="build/cython", compiler_directives={"language_level": 3}),
+    ext_modules=cythonize(
+        [core], build_dir="build/cython", compiler_directives={"language_level": 3}
+    ),
     cmdclass={"build_ext": build_ext},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {},
 )

@@ -1,4 +1,5 @@
-/* alloc.c - every allocation of the engine: zeroed, aligned to a cache line, and able to fail on request. */
+/* alloc.c - every allocation of the engine: zeroed, aligned to a cache line, and able to fail on
+ * request. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -22,7 +23,8 @@ void *fn_alloc(size_t bytes) {
 
 void fn_free(void *memory) { free(memory); }
 
-/* Returns the array, or a larger copy of it that replaces it; NULL (the array untouched) if memory ends. */
+/* Returns the array, or a larger copy of it that replaces it; NULL (the array untouched) if memory
+ * ends. */
 void *fn_grow(void *array, int *capacity, int count, size_t item) {
     if (count < *capacity) return array;
     const int wanted = *capacity ? 2 * *capacity : 8;

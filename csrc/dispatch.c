@@ -1,4 +1,5 @@
-/* dispatch.c - which SIMD level runs: the best one the processor has, or the one that is asked for. */
+/* dispatch.c - which SIMD level runs: the best one the processor has, or the one that is asked for.
+ */
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,14 +21,16 @@ static bool supported(const fn_level *level) {
 #ifdef __x86_64__
     __builtin_cpu_init();
     if (!strcmp(level->name, "v3"))
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+               __builtin_cpu_supports("bmi2");
 #ifndef FN_EMULATE_V4
     if (!strcmp(level->name, "v4"))
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("avx512cd");
 #else /* sixteen lanes in two halves: only ever by name */
-    if (!strcmp(level->name, "v4")) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (!strcmp(level->name, "v4"))
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #endif
 #endif
     return level == &fn_level_base;
@@ -50,7 +53,8 @@ int fn_simd_choose(const char *name) {
     const fn_level *best = NULL;
     for (int l = 0; l < N_LEVELS; l++) {
         if (!supported(levels[l])) continue;
-        if (name ? !strcmp(levels[l]->name, name) : !(emulate_v4 && levels[l]->lanes == 16)) best = levels[l];
+        if (name ? !strcmp(levels[l]->name, name) : !(emulate_v4 && levels[l]->lanes == 16))
+            best = levels[l];
     }
     if (best) atomic_store(&chosen, best);
     return best != NULL;
@@ -69,10 +73,11 @@ void fn_vmath(const char *function, int64_t n, const float *x, float *y) {
     fn_level_current()->vmath(function, n, x, y);
 }
 
-/* ---- names of the tables ------------------------------------------------------------------------ */
+/* ---- names of the tables ---- */
+*/
 
 #define FN_OP(name) #name,
-static const char *const op_names[] = {
+    static const char *const op_names[] = {
 #include "ops.def"
     NULL};
 #undef FN_OP

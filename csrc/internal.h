@@ -1,9 +1,10 @@
 /* internal.h - what plan.c, run.c and the op files share: the structs behind the opaque types.
  *
- * A plan is a list of ops over buffers. Ops are cut into *passes* (an op forward, backward, ...), passes
- * into *jobs* (passes that a tile runs one after the other), jobs into *phases*: all tiles of a phase may
- * run at once, and a phase begins when the one before is done. Tile shapes depend on the plan alone,
- * never on the number of threads: that is what makes results the same bits everywhere.
+ * A plan is a list of ops over buffers. Ops are cut into *passes* (an op forward, backward, ...),
+ * passes into *jobs* (passes that a tile runs one after the other), jobs into *phases*: all tiles
+ * of a phase may run at once, and a phase begins when the one before is done. Tile shapes depend on
+ * the plan alone, never on the number of threads: that is what makes results the same bits
+ * everywhere.
  */
 #ifndef FN_INTERNAL_H
 #define FN_INTERNAL_H
@@ -26,19 +27,20 @@ typedef struct {
     fn_dtype dtype;
     int rank;
     int64_t shape[FN_MAX_RANK];
-    int64_t cols;         /* product of shape */
-    int64_t ld;           /* elements from row to row: cols, padded to FN_PAD */
-    int alias;            /* the buffer whose memory this one uses, or itself */
-    int copies;           /* 2: filled one step ahead, so two minibatches live at once */
-    int producer;         /* op that writes it, or -1 */
+    int64_t cols; /* product of shape */
+    int64_t ld;   /* elements from row to row: cols, padded to FN_PAD */
+    int alias;    /* the buffer whose memory this one uses, or itself */
+    int copies;   /* 2: filled one step ahead, so two minibatches live at once */
+    int producer; /* op that writes it, or -1 */
     int consumers;
-    bool gradient;        /* backward passes write its gradient */
+    bool gradient; /* backward passes write its gradient */
     size_t offset, gradient_offset, copy_bytes;
 } fn_buffer;
 
 typedef enum { FN_LAYOUT_PLAIN, FN_LAYOUT_PANELS } fn_layout;
 
-/* One parameter: canonical shape outside; inside either plain, or (k, n) in panels of 2 * lanes columns
+/* One parameter: canonical shape outside; inside either plain, or (k, n) in panels of 2 * lanes
+ * columns
  * ([panel][k][width], the last panel may be `lanes` wide), padded with zeros. */
 typedef struct {
     int rank, decay, trainable;
@@ -60,8 +62,9 @@ typedef struct {
 } fn_attribute;
 
 enum {
-    FN_SOURCE = 1,       /* reads rows of a source; may run one step ahead */
-    FN_ELEMENTWISE = 2,  /* column c of the output needs column c of the input only; may work in place */
+    FN_SOURCE = 1, /* reads rows of a source; may run one step ahead */
+    FN_ELEMENTWISE =
+        2, /* column c of the output needs column c of the input only; may work in place */
     FN_NEEDS_OUTPUT = 4, /* backward reads the output */
     FN_NEEDS_INPUT = 8,  /* backward reads the input's columns, padding never */
     FN_WHOLE_BATCH = 16, /* forward needs all rows at once: ends a segment */
@@ -69,7 +72,8 @@ enum {
     FN_READS_ROWS = 64   /* reads its input through fn_rows, so rows may lie anywhere */
 };
 
-/* One op of ops.def, as compiled for one SIMD level. Functions that an op has no use for are NULL. */
+/* One op of ops.def, as compiled for one SIMD level. Functions that an op has no use for are NULL.
+ */
 typedef struct {
     const fn_attribute *attributes;
     int n_attributes, min_inputs, max_inputs, n_outputs, max_params;
@@ -77,7 +81,8 @@ typedef struct {
     /* Sizes and parameters, once shapes are known: NULL, or what is wrong (a static text). */
     const char *(*check)(fn_plan *plan, fn_op *op);
     void (*forward)(const fn_call *call, const fn_op *op, fn_tile tile);
-    /* Once a minibatch, before forward: slices [c0, c1) of a copy of the weights (op->copy_bytes). */
+    /* Once a minibatch, before forward: slices [c0, c1) of a copy of the weights (op->copy_bytes).
+     */
     void (*prepare)(const fn_call *call, const fn_op *op, fn_tile tile);
     /* Gradients of the inputs from the gradient of the output. */
     void (*backward)(const fn_call *call, const fn_op *op, fn_tile tile);
@@ -93,22 +98,30 @@ struct fn_op {
     int n_in, n_out, n_params;
     int in[FN_MAX_INPUTS], out[FN_MAX_INPUTS], params[FN_MAX_INPUTS];
     double attr[FN_MAX_ATTRIBUTES];
-    unsigned flags;     /* impl->flags, narrowed by check */
-    double flops;       /* per row, forward */
-    int slices;         /* update tiles; prepare tiles as well */
-    bool wide;          /* forward is cut by columns as well as by rows */
-    bool sgemm;         /* matrix products by OpenBLAS */
-    bool propagate;     /* the gradient of in[0] is wanted */
-    size_t scratch;     /* floats a thread needs while it runs this op */
-    size_t local;       /* floats a thread keeps for this op between tiles, at local_offset */
+    unsigned flags; /* impl->flags, narrowed by check */
+    double flops;   /* per row, forward */
+    int slices;     /* update tiles; prepare tiles as well */
+    bool wide;      /* forward is cut by columns as well as by rows */
+    bool sgemm;     /* matrix products by OpenBLAS */
+    bool propagate; /* the gradient of in[0] is wanted */
+    size_t scratch; /* floats a thread needs while it runs this op */
+    size_t local;   /* floats a thread keeps for this op between tiles, at local_offset */
     size_t local_offset;
-    size_t state;       /* doubles kept per run (metrics), at state_offset in work */
+    size_t state; /* doubles kept per run (metrics), at state_offset in work */
     size_t state_offset;
     size_t copy_offset; /* bytes in the arena of a row-major weight copy (sgemm), or 0 */
     size_t copy_bytes;
 };
 
-typedef enum { FN_PREPARE, FN_FORWARD, FN_BACKWARD, FN_UPDATE, FN_FINISH, FN_FLAT_NORM, FN_FLAT_APPLY } fn_pass_kind;
+typedef enum {
+    FN_PREPARE,
+    FN_FORWARD,
+    FN_BACKWARD,
+    FN_UPDATE,
+    FN_FINISH,
+    FN_FLAT_NORM,
+    FN_FLAT_APPLY
+} fn_pass_kind;
 
 typedef struct {
     fn_pass_kind kind;
@@ -117,10 +130,10 @@ typedef struct {
 
 /* Tiles of a job: row blocks x column blocks, or slices, or one. */
 typedef struct {
-    int first, count;  /* its passes */
-    int row_block;     /* rows in a tile; 0: all of them */
+    int first, count;    /* its passes */
+    int row_block;       /* rows in a tile; 0: all of them */
     int col_block, cols; /* columns in a tile, and in all; 0: tiles span all columns */
-    int slices;        /* > 0: one tile a slice */
+    int slices;          /* > 0: one tile a slice */
     int ahead;
 } fn_job;
 
@@ -144,14 +157,14 @@ struct fn_plan {
     fn_job *jobs;
     fn_phase *phases;
     int n_buffers, n_params, n_ops, n_passes, n_jobs, n_phases, n_sources;
-    size_t param_size;   /* floats in the block of all parameters */
+    size_t param_size; /* floats in the block of all parameters */
     size_t arena_bytes;
-    size_t scratch;      /* floats a thread needs while it runs a tile */
-    size_t local;        /* floats a thread keeps for all ops, behind its scratch */
-    size_t state;        /* doubles of all metrics and losses */
-    size_t max_slices;   /* flat slices */
+    size_t scratch;    /* floats a thread needs while it runs a tile */
+    size_t local;      /* floats a thread keeps for all ops, behind its scratch */
+    size_t state;      /* doubles of all metrics and losses */
+    size_t max_slices; /* flat slices */
     bool finished, flat, stops, writes_output;
-    double step_flops;   /* per row: all phases */
+    double step_flops; /* per row: all phases */
     char error[256];
 };
 
@@ -165,23 +178,23 @@ struct fn_params {
 
 struct fn_work {
     const fn_plan *plan; /* the one it was made for */
-    char *arena;       /* 64-byte aligned */
-    float *scratch;    /* per thread */
-    double *state;     /* losses and metrics */
-    double *norms;     /* partial sums of squares, one a flat slice */
-    const float **rows; /* where each row of each buffer lies: in the arena, or in a source */
-    bool *in_place;     /* a buffer's rows are used where the source has them */
+    char *arena;         /* 64-byte aligned */
+    float *scratch;      /* per thread */
+    double *state;       /* losses and metrics */
+    double *norms;       /* partial sums of squares, one a flat slice */
+    const float **rows;  /* where each row of each buffer lies: in the arena, or in a source */
+    bool *in_place;      /* a buffer's rows are used where the source has them */
     size_t scratch_stride;
     int max_threads;
-    int64_t runs;      /* calls of fn_run so far */
-    int resume_phase;  /* after a stop op */
+    int64_t runs;     /* calls of fn_run so far */
+    int resume_phase; /* after a stop op */
     int64_t resume_step;
 };
 
 /* The optimizer's numbers for one step; [0] for biases, [1] for kernels (decay applies). */
 typedef struct {
     float rate, momentum, beta_1, beta_2, rho, epsilon;
-    float rest_1, rest_2, rest_rho; /* 1 - beta_1, ... as exact as float32 can hold them */
+    float rest_1, rest_2, rest_rho;   /* 1 - beta_1, ... as exact as float32 can hold them */
     float decay, l1, l2, clip, scale; /* scale: global norm clipping */
     bool plain;                       /* no decay, l1, l2, clip or scale */
 } fn_hyper;
@@ -190,8 +203,8 @@ typedef struct {
     int slots;
     void (*apply)(const fn_hyper *h, int64_t n, const float *g, float *w, float *s1, float *s2);
     /* the same with g = x[k] * dz for `rows` rows of `width` weights: no gradient in memory */
-    void (*rank1)(const fn_hyper *h, int64_t rows, int width, const float *x, const float *dz, float *w,
-                  float *s1, float *s2);
+    void (*rank1)(const fn_hyper *h, int64_t rows, int width, const float *x, const float *dz,
+                  float *w, float *s1, float *s2);
     bool idle; /* a zero gradient changes nothing when `plain` */
 } fn_optimizer_kernel;
 
@@ -201,15 +214,15 @@ struct fn_call {
     fn_work *work;
     const fn_run_args *args;
     const fn_optimizer_kernel *optimizer;
-    int64_t step, n_steps;  /* of this call */
-    int rows, rows_ahead;   /* of this minibatch, of the next */
+    int64_t step, n_steps;      /* of this call */
+    int rows, rows_ahead;       /* of this minibatch, of the next */
     int64_t first, first_ahead; /* place of its first row in the order */
-    float inverse_weight;   /* 1 / sum of weights of this minibatch */
+    float inverse_weight;       /* 1 / sum of weights of this minibatch */
     fn_hyper hyper[2];
     int phase;
     bool diverged_now;
     atomic_bool diverged;
-    atomic_llong bad;       /* the first bad value: row of this call << 32 | column, or -1 */
+    atomic_llong bad; /* the first bad value: row of this call << 32 | column, or -1 */
     atomic_int bad_source;
     fn_result *result;
 };
@@ -228,7 +241,9 @@ typedef struct fn_level {
 const fn_level *fn_level_current(void);
 int fn_table_find(const char *table, const char *name);
 
-static inline bool fn_is_f32(const fn_plan *plan, int buffer) { return plan->buffers[buffer].dtype == FN_F32; }
+static inline bool fn_is_f32(const fn_plan *plan, int buffer) {
+    return plan->buffers[buffer].dtype == FN_F32;
+}
 
 void *fn_alloc(size_t bytes); /* zeroed, 64-byte aligned, or NULL */
 void fn_free(void *memory);
@@ -248,11 +263,14 @@ static inline char *fn_row_bytes(const fn_call *call, int buffer, int row, int a
 static inline float *fn_row(const fn_call *call, int buffer, int row) {
     return (float *)fn_row_bytes(call, buffer, row, 0, sizeof(float));
 }
-static inline int64_t fn_ld(const fn_call *call, int buffer) { return call->plan->buffers[buffer].ld; }
-/* Where the rows of a float32 buffer lie: in the arena, or in the source they are used from. Only whole
- * columns may be read, never padding. */
+static inline int64_t fn_ld(const fn_call *call, int buffer) {
+    return call->plan->buffers[buffer].ld;
+}
+/* Where the rows of a float32 buffer lie: in the arena, or in the source they are used from. Only
+ * whole columns may be read, never padding. */
 static inline const float **fn_rows(const fn_call *call, int buffer, int ahead) {
-    const size_t copy = call->plan->buffers[buffer].copies == 2 ? (size_t)((call->step + ahead) & 1) : 0;
+    const size_t copy =
+        call->plan->buffers[buffer].copies == 2 ? (size_t)((call->step + ahead) & 1) : 0;
     return call->work->rows + ((size_t)buffer * 2 + copy) * (size_t)call->plan->options.max_rows;
 }
 static inline float *fn_gradient_row(const fn_call *call, int buffer, int row) {
@@ -266,7 +284,8 @@ static inline float *fn_scratch(const fn_call *call, fn_tile tile) {
     return call->work->scratch + (size_t)tile.thread * call->work->scratch_stride;
 }
 
-/* What a thread keeps for an op, and whether it was made in this step: weights may have changed since. */
+/* What a thread keeps for an op, and whether it was made in this step: weights may have changed
+ * since. */
 static inline float *fn_local(const fn_call *call, const fn_op *op, fn_tile tile, bool *fresh) {
     float *local = fn_scratch(call, tile) + call->plan->scratch + op->local_offset;
     int64_t *made = (int64_t *)local;

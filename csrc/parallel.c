@@ -1,10 +1,10 @@
 /* parallel.c - the thread team: how many threads, one region a run, phases of tiles inside it.
  *
- * Tiles are dealt to threads in equal runs; a thread takes its own from the front (the same tiles as last
- * time: their weights are in its cache), then steals from the back of others. A phase ends when its tiles
- * are done, not when all threads have arrived, so a thread that the kernel took off its processor is waited
- * for only if it holds a tile. A wait that is far too long says that the machine is busy: helpers then sit
- * out, for 100 ms first, for up to a second if it happens again.
+ * Tiles are dealt to threads in equal runs; a thread takes its own from the front (the same tiles
+ * as last time: their weights are in its cache), then steals from the back of others. A phase ends
+ * when its tiles are done, not when all threads have arrived, so a thread that the kernel took off
+ * its processor is waited for only if it holds a tile. A wait that is far too long says that the
+ * machine is busy: helpers then sit out, for 100 ms first, for up to a second if it happens again.
  */
 #define _GNU_SOURCE
 #include "parallel.h"
@@ -30,7 +30,7 @@ uint64_t fn_now_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* ---- denormals ----------------------------------------------------------------------------------- */
+/* ---- denormals ---- */
 
 /* Flush denormals to zero, as every thread does inside a region; returns the caller's state. */
 static unsigned flush_denormals(void) {
@@ -66,12 +66,12 @@ static inline void relax(void) {
 #endif
 }
 
-/* ---- how many ------------------------------------------------------------------------------------ */
+/* ---- how many ---- */
 
-static atomic_int wanted;      /* set_num_threads; 0: automatic */
-static atomic_bool team_busy;  /* one region uses helpers at a time; others run inline */
-static atomic_bool threaded;   /* this process has run a region with helpers */
-static atomic_bool forked;     /* ... and is a child that inherited none of them */
+static atomic_int wanted;     /* set_num_threads; 0: automatic */
+static atomic_bool team_busy; /* one region uses helpers at a time; others run inline */
+static atomic_bool threaded;  /* this process has run a region with helpers */
+static atomic_bool forked;    /* ... and is a child that inherited none of them */
 static atomic_ullong sit_out_until, sit_out_ns;
 static atomic_llong backoffs, seen;
 
@@ -113,7 +113,8 @@ static double cgroup_quota(void) {
         snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", group);
         read_line(path, line, sizeof line);
         double quota, period;
-        if (sscanf(line, "%lf %lf", &quota, &period) == 2 && period > 0 && (least == 0 || quota / period < least))
+        if (sscanf(line, "%lf %lf", &quota, &period) == 2 && period > 0 &&
+            (least == 0 || quota / period < least))
             least = quota / period;
         if (!strchr(group, '/')) break;
     }
@@ -175,7 +176,8 @@ static bool always_thread(void) {
     return text && text[0] == '1';
 }
 
-/* The cost model: a phase costs its share of the work plus a meeting of the threads, a region a wake-up. */
+/* The cost model: a phase costs its share of the work plus a meeting of the threads, a region a
+ * wake-up. */
 enum { MEETING_NS = 700, WAKE_UP_NS = 8000 };
 
 int fn_parallel_choose(double ns, int phases, int asked) {
@@ -196,12 +198,12 @@ int fn_parallel_choose(double ns, int phases, int asked) {
     return best;
 }
 
-/* ---- phases of tiles ------------------------------------------------------------------------------ */
+/* ---- phases of tiles ---- */
 
 enum { MOST_CLAIMS = 65535 }; /* 16 bits: a phase of more tiles is claimed several at a time */
 
-/* Claims [low, high) that a thread still has, tagged with the phase they belong to: a thread that slept
- * through a phase cannot claim with what it remembers. */
+/* Claims [low, high) that a thread still has, tagged with the phase they belong to: a thread that
+ * slept through a phase cannot claim with what it remembers. */
 typedef struct {
     _Alignas(64) _Atomic uint64_t range;
 } deal;
@@ -244,14 +246,16 @@ static void begin_phase(schedule *s) {
     atomic_store_explicit(&s->phase, phase, memory_order_release);
 }
 
-/* A tile of `phase` from the front (mine) or the back (another's) of a deal; -1 when it is empty. */
+/* A tile of `phase` from the front (mine) or the back (another's) of a deal; -1 when it is empty.
+ */
 static int claim(deal *d, uint32_t phase, bool front) {
     uint64_t range = atomic_load_explicit(&d->range, memory_order_acquire);
     for (;;) {
         const unsigned low = (unsigned)(range >> 16 & 0xffff), high = (unsigned)(range & 0xffff);
         if ((uint32_t)(range >> 32) != phase || low >= high) return -1;
         const uint64_t rest = front ? pack(phase, low + 1, high) : pack(phase, low, high - 1);
-        if (atomic_compare_exchange_weak_explicit(&d->range, &range, rest, memory_order_acq_rel, memory_order_acquire))
+        if (atomic_compare_exchange_weak_explicit(&d->range, &range, rest, memory_order_acq_rel,
+                                                  memory_order_acquire))
             return (int)(front ? low : high - 1);
     }
 }
@@ -262,7 +266,8 @@ static void run_tiles(schedule *s, int thread, uint32_t phase) {
         int index;
         while ((index = claim(&s->deals[owner], phase, t == 0)) >= 0) {
             const int end = at_most((index + 1) * s->grain, s->tiles);
-            for (int tile = index * s->grain; tile < end; tile++) s->list->run(s->list->context, tile, thread);
+            for (int tile = index * s->grain; tile < end; tile++)
+                s->list->run(s->list->context, tile, thread);
             if (atomic_fetch_sub_explicit(&s->left, 1, memory_order_acq_rel) == 1) {
                 begin_phase(s);
                 return;
@@ -286,7 +291,8 @@ static void sit_out(schedule *s) {
 
 enum { YIELD_NS = 50000 }; /* somebody else may need this processor */
 
-/* Wait for a phase other than `phase`: spin, look at the clock now and then, give up the processor late. */
+/* Wait for a phase other than `phase`: spin, look at the clock now and then, give up the processor
+ * late. */
 static void wait_phase(schedule *s, uint32_t phase) {
     uint64_t start = 0;
     for (unsigned spins = 1;; spins++) {

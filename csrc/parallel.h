@@ -1,6 +1,7 @@
 /* parallel.h - threads. One region a run; inside it, phases of tiles that threads claim.
  *
- * Below fn_region() is OpenMP, or plain pthreads with -DFN_PTHREADS (what the thread sanitizer can see).
+ * Below fn_region() is OpenMP, or plain pthreads with -DFN_PTHREADS (what the thread sanitizer can
+ * see).
  */
 #ifndef FN_PARALLEL_H
 #define FN_PARALLEL_H
@@ -8,16 +9,19 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The work of a region: `next` begins the next phase and returns its number of tiles (0 is allowed), or -1
- * when there are no more; exactly one thread is inside it, and no tile runs meanwhile. `run` runs a tile. */
+/* The work of a region: `next` begins the next phase and returns its number of tiles (0 is
+ * allowed), or -1 when there are no more; exactly one thread is inside it, and no tile runs
+ * meanwhile. `run` runs a tile. */
 typedef struct {
     int (*next)(void *context);
     void (*run)(void *context, int tile, int thread);
     void *context;
-    double tile_ns; /* how long the longest tile should take at most: waits much longer mean a busy machine */
+    double tile_ns; /* how long the longest tile should take at most: waits much longer mean a busy
+                       machine */
 } fn_work_list;
 
-/* Run all phases on up to `threads` threads; the caller is thread 0. Returns the threads that were given. */
+/* Run all phases on up to `threads` threads; the caller is thread 0. Returns the threads that were
+ * given. */
 int fn_parallel_run(int threads, const fn_work_list *list);
 
 /* Threads to use for a call that would take `ns` nanoseconds in `phases` phases on one thread. */

@@ -1,10 +1,12 @@
-/* params.c - weights, optimizer slots and gradients of a network: canonical outside, packed inside. */
+/* params.c - weights, optimizer slots and gradients of a network: canonical outside, packed inside.
+ */
 #include <math.h>
 #include <string.h>
 
 #include "internal.h"
 
-/* Columns of the panel that holds `column`: 2 * lanes, or lanes for a last one that needs no more. */
+/* Columns of the panel that holds `column`: 2 * lanes, or lanes for a last one that needs no more.
+ */
 int fn_panel_width(int64_t n, int64_t column, int lanes) {
     const int64_t start = column / (2 * lanes) * (2 * lanes);
     return n - start <= lanes ? lanes : 2 * lanes;
@@ -84,7 +86,8 @@ fn_status fn_params_set(fn_params *params, int param, int part, const float *val
     return FN_OK;
 }
 
-/* Fresh slots, every trained weight's set to `fill` (padding as well: it never reaches a result). */
+/* Fresh slots, every trained weight's set to `fill` (padding as well: it never reaches a result).
+ */
 fn_status fn_params_need_slots(fn_params *params, int n_slots, float fill) {
     if (n_slots < 0 || n_slots > 2) return FN_EINVAL;
     for (int s = 1; s <= n_slots; s++) {
@@ -120,7 +123,9 @@ static int first_nonfinite(const fn_params *params) {
     return -1;
 }
 
-void fn_params_check(fn_params *params) { atomic_store(&params->risky, first_nonfinite(params) >= 0); }
+void fn_params_check(fn_params *params) {
+    atomic_store(&params->risky, first_nonfinite(params) >= 0);
+}
 
 int fn_params_nonfinite(const fn_params *params) {
     return atomic_load(&((fn_params *)params)->risky) ? first_nonfinite(params) : -1;

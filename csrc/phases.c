@@ -1,10 +1,10 @@
 /* phases.c - cutting a checked plan into phases of tiles. Shapes decide, threads never do.
  *
- * Narrow ops run in a *chain*: a tile is a block of rows that goes through all of them, forward and back,
- * while it is in cache. A wide dense op (its weights would not stay in cache beside the rows) is cut by
- * columns as well, so that the core that updates a slice of weights also multiplies with it. Elementwise
- * neighbours ride along on the tile of the op before them. Parameter gradients are cut into slices that own
- * a piece of the weights and apply the optimizer at once.
+ * Narrow ops run in a *chain*: a tile is a block of rows that goes through all of them, forward and
+ * back, while it is in cache. A wide dense op (its weights would not stay in cache beside the rows)
+ * is cut by columns as well, so that the core that updates a slice of weights also multiplies with
+ * it. Elementwise neighbours ride along on the tile of the op before them. Parameter gradients are
+ * cut into slices that own a piece of the weights and apply the optimizer at once.
  */
 #include <string.h>
 
@@ -61,7 +61,8 @@ int fn_job_tiles(const fn_job *job, int rows) {
     return down * (job->col_block ? ceil_div(job->cols, job->col_block) : 1);
 }
 
-/* Rows in a tile of a chain: whole register tiles, about sixteen tiles a minibatch, at most 8 each. */
+/* Rows in a tile of a chain: whole register tiles, about sixteen tiles a minibatch, at most 8 each.
+ */
 static int chain_rows(const fn_plan *plan) {
     const int tile = plan->level->row_tile;
     int blocks = plan->options.max_rows / (16 * tile);
@@ -79,7 +80,9 @@ static fn_job grid_job(const fn_plan *plan, const fn_op *op, int64_t cols) {
     fn_job job = {.row_block = grid_rows(plan), .cols = (int)cols};
     const int panel = 2 * plan->level->lanes;
     job.col_block = plan->options.max_rows == 1 ? 4 * panel : panel;
-    while ((int64_t)ceil_div(plan->options.max_rows, job.row_block) * ceil_div(job.cols, job.col_block) > FN_MAX_PHASE_TILES)
+    while ((int64_t)ceil_div(plan->options.max_rows, job.row_block) *
+               ceil_div(job.cols, job.col_block) >
+           FN_MAX_PHASE_TILES)
         job.row_block *= 2;
     if (op->sgemm) job.col_block = 0;
     return job;
@@ -104,14 +107,16 @@ static bool follows(const fn_plan *plan, int op, int before) {
     return plan->ops[op].n_in == 1 && plan->ops[op].in[0] == plan->ops[before].out[0];
 }
 
-/* An op forward, as a phase of its own; elementwise ops behind it ride along. Returns the last op taken. */
+/* An op forward, as a phase of its own; elementwise ops behind it ride along. Returns the last op
+ * taken. */
 static int wide_forward(builder *b, int i) {
     fn_plan *plan = b->plan;
     const fn_op *op = &plan->ops[i];
     open_phase(b);
     if (!b->failed) open_job(b, grid_job(plan, op, plan->buffers[op->out[0]].cols));
     if (!b->failed) add_pass(b, FN_FORWARD, i);
-    while (!b->failed && i + 1 < plan->n_ops && (plan->ops[i + 1].flags & FN_ELEMENTWISE) && follows(plan, i + 1, i))
+    while (!b->failed && i + 1 < plan->n_ops && (plan->ops[i + 1].flags & FN_ELEMENTWISE) &&
+           follows(plan, i + 1, i))
         add_pass(b, FN_FORWARD, ++i);
     return i;
 }
@@ -124,7 +129,8 @@ static int wide_backward(builder *b, int i) {
     if (!op->sgemm && plan->options.max_rows > 1) job.col_block = 64;
     if (!b->failed) open_job(b, job);
     if (!b->failed) add_pass(b, FN_BACKWARD, i);
-    while (!b->failed && i > 0 && (plan->ops[i - 1].flags & FN_ELEMENTWISE) && plan->ops[i - 1].impl->backward && follows(plan, i, i - 1))
+    while (!b->failed && i > 0 && (plan->ops[i - 1].flags & FN_ELEMENTWISE) &&
+           plan->ops[i - 1].impl->backward && follows(plan, i, i - 1))
         add_pass(b, FN_BACKWARD, --i);
     return i;
 }
@@ -209,7 +215,8 @@ static void flat_phase(builder *b, fn_pass_kind kind) {
     fn_plan *plan = b->plan;
     int slices = 0;
     for (int i = 0; i < plan->n_params; i++)
-        if (plan->params[i].trainable) slices += (int)((plan->params[i].size + FN_FLAT_SLICE - 1) / FN_FLAT_SLICE);
+        if (plan->params[i].trainable)
+            slices += (int)((plan->params[i].size + FN_FLAT_SLICE - 1) / FN_FLAT_SLICE);
     if (!slices || b->failed) return;
     open_phase(b);
     if (!b->failed) plan->phases[plan->n_phases - 1].apply = true;
@@ -217,8 +224,8 @@ static void flat_phase(builder *b, fn_pass_kind kind) {
     if (!b->failed) add_pass(b, kind, -1);
 }
 
-/* Parameter gradients, the sums of the minibatch, and the rows of the next one: nothing here waits for
- * anything else here. */
+/* Parameter gradients, the sums of the minibatch, and the rows of the next one: nothing here waits
+ * for anything else here. */
 static void update_phases(builder *b) {
     fn_plan *plan = b->plan;
     open_phase(b);
@@ -226,7 +233,8 @@ static void update_phases(builder *b) {
         const fn_op *op = &plan->ops[i];
         if (!op->impl->update || !plan->buffers[op->out[0]].gradient || !op->slices) continue;
         bool trained = false;
-        for (int j = 0; j < op->n_params; j++) trained |= plan->params[op->params[j]].trainable != 0;
+        for (int j = 0; j < op->n_params; j++)
+            trained |= plan->params[op->params[j]].trainable != 0;
         if (!trained) continue;
         open_job(b, (fn_job){.slices = op->slices});
         if (!b->failed) add_pass(b, FN_UPDATE, i);
@@ -244,8 +252,10 @@ static void count_flops(fn_plan *plan) {
     plan->step_flops = 0;
     for (int i = 0; i < plan->n_ops; i++) {
         const fn_op *op = &plan->ops[i];
-        const bool trained = plan->options.mode == FN_TRAIN && op->n_out && plan->buffers[op->out[0]].gradient;
-        plan->step_flops += op->flops * (1 + (trained && op->n_params) + (trained && op->propagate));
+        const bool trained =
+            plan->options.mode == FN_TRAIN && op->n_out && plan->buffers[op->out[0]].gradient;
+        plan->step_flops +=
+            op->flops * (1 + (trained && op->n_params) + (trained && op->propagate));
     }
 }
 

@@ -61,7 +61,8 @@ static int capacity_of(int count) {
 int fn_plan_buffer(fn_plan *plan, fn_dtype dtype, int rank, const int64_t *shape) {
     if (closed(plan)) return -1;
     if (dtype < FN_F32 || dtype > FN_BOOL) return fail(plan, "unknown dtype %d", (int)dtype);
-    if (rank < 0 || rank > FN_MAX_RANK) return fail(plan, "a buffer has 0 to %d axes, not %d", FN_MAX_RANK, rank);
+    if (rank < 0 || rank > FN_MAX_RANK)
+        return fail(plan, "a buffer has 0 to %d axes, not %d", FN_MAX_RANK, rank);
     const int64_t cols = count_of(rank, shape);
     if (cols < 1) return fail(plan, "a row of a buffer needs 1 to %d values", INT_MAX / 2);
     int capacity = capacity_of(plan->n_buffers);
@@ -69,16 +70,23 @@ int fn_plan_buffer(fn_plan *plan, fn_dtype dtype, int rank, const int64_t *shape
     if (!grown) return fail(plan, "out of memory");
     plan->buffers = grown;
     fn_buffer *b = &plan->buffers[plan->n_buffers];
-    *b = (fn_buffer){.dtype = dtype, .rank = rank, .cols = cols, .alias = plan->n_buffers, .producer = -1, .copies = 1};
+    *b = (fn_buffer){.dtype = dtype,
+                     .rank = rank,
+                     .cols = cols,
+                     .alias = plan->n_buffers,
+                     .producer = -1,
+                     .copies = 1};
     b->ld = (cols + FN_PAD - 1) / FN_PAD * FN_PAD;
-    if (cols > 8 * FN_PAD) b->ld |= FN_PAD; /* an odd number of cache lines: rows spread over all cache sets */
+    if (cols > 8 * FN_PAD)
+        b->ld |= FN_PAD; /* an odd number of cache lines: rows spread over all cache sets */
     if (rank) memcpy(b->shape, shape, (size_t)rank * sizeof *shape);
     return plan->n_buffers++;
 }
 
 int fn_plan_param(fn_plan *plan, int rank, const int64_t *shape, int decay, int trainable) {
     if (closed(plan)) return -1;
-    if (rank < 1 || rank > FN_MAX_RANK) return fail(plan, "a parameter has 1 to %d axes, not %d", FN_MAX_RANK, rank);
+    if (rank < 1 || rank > FN_MAX_RANK)
+        return fail(plan, "a parameter has 1 to %d axes, not %d", FN_MAX_RANK, rank);
     const int64_t count = count_of(rank, shape);
     if (count < 1) return fail(plan, "a parameter needs 1 to %d values", INT_MAX / 2);
     int capacity = capacity_of(plan->n_params);
@@ -107,7 +115,9 @@ int fn_plan_op(fn_plan *plan, const char *name, int layer) {
     return plan->n_ops++;
 }
 
-static fn_op *op_at(fn_plan *plan, int op) { return op >= 0 && op < plan->n_ops ? &plan->ops[op] : NULL; }
+static fn_op *op_at(fn_plan *plan, int op) {
+    return op >= 0 && op < plan->n_ops ? &plan->ops[op] : NULL;
+}
 
 int fn_op_input(fn_plan *plan, int op, int buffer) {
     if (closed(plan)) return -1;
@@ -123,8 +133,10 @@ int fn_op_output(fn_plan *plan, int op, int buffer) {
     if (closed(plan)) return -1;
     fn_op *o = op_at(plan, op);
     if (!o || buffer < 0 || buffer >= plan->n_buffers || o->n_out == o->impl->n_outputs)
-        return fail(plan, "op %d cannot write buffer %d as output %d", op, buffer, o ? o->n_out : -1);
-    if (plan->buffers[buffer].producer >= 0) return fail(plan, "buffer %d is written by two ops", buffer);
+        return fail(plan, "op %d cannot write buffer %d as output %d", op, buffer,
+                    o ? o->n_out : -1);
+    if (plan->buffers[buffer].producer >= 0)
+        return fail(plan, "buffer %d is written by two ops", buffer);
     plan->buffers[buffer].producer = op;
     o->out[o->n_out++] = buffer;
     return 0;
@@ -157,7 +169,8 @@ int fn_op_number(fn_plan *plan, int op, const char *attribute, double value) {
 }
 
 int fn_op_string(fn_plan *plan, int op, const char *attribute, const char *value) {
-    static const char *const table[] = {[FN_ATTR_ACTIVATION] = "activation", [FN_ATTR_LOSS] = "loss", [FN_ATTR_METRIC] = "metric"};
+    static const char *const table[] = {
+        [FN_ATTR_ACTIVATION] = "activation", [FN_ATTR_LOSS] = "loss", [FN_ATTR_METRIC] = "metric"};
     if (closed(plan)) return -1;
     fn_op *o = op_at(plan, op);
     const int i = o ? attribute_index(o, attribute) : -1;
@@ -169,7 +182,7 @@ int fn_op_string(fn_plan *plan, int op, const char *attribute, const char *value
     return 0;
 }
 
-/* ---- finishing ----------------------------------------------------------------------------------- */
+/* ---- finishing ---- */
 
 /* Each op is complete, its sizes agree, and what it reads was written before. */
 static int check_ops(fn_plan *plan) {
@@ -180,11 +193,13 @@ static int check_ops(fn_plan *plan) {
         fn_op *op = &plan->ops[i];
         const char *name = fn_table_name("op", op->kind);
         if (op->n_in < op->impl->min_inputs || op->n_out < op->impl->n_outputs)
-            return fail(plan, "op %d (%s) has %d inputs and %d outputs", i, name, op->n_in, op->n_out);
+            return fail(plan, "op %d (%s) has %d inputs and %d outputs", i, name, op->n_in,
+                        op->n_out);
         for (int j = 0; j < op->n_in; j++) {
             const int producer = plan->buffers[op->in[j]].producer;
             if (producer < 0 || producer >= i)
-                return fail(plan, "op %d (%s) reads buffer %d before it is written", i, name, op->in[j]);
+                return fail(plan, "op %d (%s) reads buffer %d before it is written", i, name,
+                            op->in[j]);
         }
         const char *problem = op->impl->check ? op->impl->check(plan, op) : NULL;
         if (problem) return fail(plan, "op %d (%s, layer %d): %s", i, name, op->layer, problem);
@@ -206,7 +221,8 @@ static void mark_gradients(fn_plan *plan) {
     }
 }
 
-/* An elementwise op works in its input's memory when nobody else reads that and no backward pass needs it. */
+/* An elementwise op works in its input's memory when nobody else reads that and no backward pass
+ * needs it. */
 static void share_memory(fn_plan *plan) {
     for (int i = 0; i < plan->n_buffers; i++) plan->buffers[i].alias = i;
     for (int i = 0; i < plan->n_ops; i++) {
@@ -214,8 +230,10 @@ static void share_memory(fn_plan *plan) {
         if (!(op->flags & FN_ELEMENTWISE) || !op->n_out) continue;
         fn_buffer *in = &plan->buffers[op->in[0]], *out = &plan->buffers[op->out[0]];
         const unsigned before = plan->ops[in->producer].flags;
-        const bool kept = plan->options.mode == FN_TRAIN && ((op->flags & FN_NEEDS_INPUT) || (before & FN_NEEDS_OUTPUT));
-        if (in->consumers == 1 && !kept && !(before & FN_SOURCE) && in->dtype == out->dtype) out->alias = in->alias;
+        const bool kept = plan->options.mode == FN_TRAIN &&
+                          ((op->flags & FN_NEEDS_INPUT) || (before & FN_NEEDS_OUTPUT));
+        if (in->consumers == 1 && !kept && !(before & FN_SOURCE) && in->dtype == out->dtype)
+            out->alias = in->alias;
     }
 }
 
@@ -248,13 +266,15 @@ static int lay_out_arena(fn_plan *plan) {
     for (int i = 0; i < plan->n_buffers; i++) {
         fn_buffer *b = &plan->buffers[i];
         const size_t bytes = (rows * (size_t)b->ld * item_size(b->dtype) + 63) / 64 * 64;
-        if (bytes > PTRDIFF_MAX / 8 || at > PTRDIFF_MAX / 8) return fail(plan, "%zu rows are too many", rows);
+        if (bytes > PTRDIFF_MAX / 8 || at > PTRDIFF_MAX / 8)
+            return fail(plan, "%zu rows are too many", rows);
         b->copy_bytes = bytes;
         if (b->alias != i) continue;
         b->offset = at;
         at += bytes * (size_t)b->copies;
         bool gradient = false;
-        for (int j = 0; j < plan->n_buffers; j++) gradient |= plan->buffers[j].alias == i && plan->buffers[j].gradient;
+        for (int j = 0; j < plan->n_buffers; j++)
+            gradient |= plan->buffers[j].alias == i && plan->buffers[j].gradient;
         if (gradient) {
             b->gradient_offset = at;
             at += bytes;
@@ -284,7 +304,8 @@ static int lay_out_arena(fn_plan *plan) {
 fn_status fn_plan_finish(fn_plan *plan) {
     if (plan->finished) return FN_OK;
     for (int i = 0; i < plan->n_ops; i++) /* only training reads ahead */
-        if ((plan->ops[i].flags & FN_SOURCE) && plan->options.mode == FN_TRAIN && plan->ops[i].n_out)
+        if ((plan->ops[i].flags & FN_SOURCE) && plan->options.mode == FN_TRAIN &&
+            plan->ops[i].n_out)
             plan->buffers[plan->ops[i].out[0]].copies = 2;
     if (check_ops(plan)) return FN_EINVAL;
     mark_gradients(plan);
@@ -301,7 +322,7 @@ fn_status fn_plan_finish(fn_plan *plan) {
     return FN_OK;
 }
 
-/* ---- what a finished plan says of itself --------------------------------------------------------- */
+/* ---- what a finished plan says of itself ---- */
 
 void fn_plan_describe(const fn_plan *plan, fn_plan_info *info) {
     *info = (fn_plan_info){.arena_bytes = plan->arena_bytes,
@@ -319,10 +340,19 @@ void fn_plan_describe(const fn_plan *plan, fn_plan_info *info) {
 
 void fn_plan_op_info(const fn_plan *plan, int op, fn_op_info *info) {
     const fn_op *o = &plan->ops[op];
-    *info = (fn_op_info){fn_table_name("op", o->kind), o->layer, o->n_in, o->n_out, o->n_params, o->in, o->out, o->params, o->flops};
+    *info = (fn_op_info){fn_table_name("op", o->kind),
+                         o->layer,
+                         o->n_in,
+                         o->n_out,
+                         o->n_params,
+                         o->in,
+                         o->out,
+                         o->params,
+                         o->flops};
 }
 
-void fn_plan_buffer_info(const fn_plan *plan, int buffer, fn_dtype *dtype, int *rank, int64_t *shape, size_t *offset, size_t *row_bytes) {
+void fn_plan_buffer_info(const fn_plan *plan, int buffer, fn_dtype *dtype, int *rank,
+                         int64_t *shape, size_t *offset, size_t *row_bytes) {
     const fn_buffer *b = &plan->buffers[buffer];
     *dtype = b->dtype;
     *rank = b->rank;
@@ -340,21 +370,26 @@ int fn_plan_op_attribute(const fn_plan *plan, int op, int index, const char **na
     return 1;
 }
 
-static const char *const pass_names[] = {"prepare", "forward", "backward", "update", "finish", "norm", "apply"};
+static const char *const pass_names[] = {"prepare", "forward", "backward", "update",
+                                         "finish",  "norm",    "apply"};
 
 size_t fn_plan_schedule(const fn_plan *plan, char *text, size_t size) {
     size_t length = 0;
-#define PUT(...) length += (size_t)snprintf(text + (length < size ? length : size), length < size ? size - length : 0, __VA_ARGS__)
+#define PUT(...)                                                       \
+    length += (size_t)snprintf(text + (length < size ? length : size), \
+                               length < size ? size - length : 0, __VA_ARGS__)
     for (int p = 0; p < plan->n_phases; p++) {
         const fn_phase *phase = &plan->phases[p];
         PUT("phase %d%s%s:", p, phase->prologue ? " (once)" : "", phase->stop ? " (stop)" : "");
         for (int j = phase->first; j < phase->first + phase->count; j++) {
             const fn_job *job = &plan->jobs[j];
-            PUT(" [%d tiles%s:", fn_job_tiles(job, plan->options.max_rows), job->ahead ? ", ahead" : "");
+            PUT(" [%d tiles%s:", fn_job_tiles(job, plan->options.max_rows),
+                job->ahead ? ", ahead" : "");
             for (int q = job->first; q < job->first + job->count; q++) {
                 const fn_pass *pass = &plan->passes[q];
                 if (pass->op >= 0)
-                    PUT(" %s %d %s", fn_table_name("op", plan->ops[pass->op].kind), pass->op, pass_names[pass->kind]);
+                    PUT(" %s %d %s", fn_table_name("op", plan->ops[pass->op].kind), pass->op,
+                        pass_names[pass->kind]);
                 else
                     PUT(" %s", pass_names[pass->kind]);
             }

@@ -5,7 +5,7 @@
 #include "internal.h"
 #include "parallel.h"
 
-/* ---- work ----------------------------------------------------------------------------------------- */
+/* ---- work ---- */
 
 /* The rows of a buffer lie in the arena, one behind the other. */
 static void point_at_arena(fn_work *w, const fn_plan *plan, int buffer) {
@@ -13,7 +13,8 @@ static void point_at_arena(fn_work *w, const fn_plan *plan, int buffer) {
     const size_t rows = (size_t)plan->options.max_rows;
     for (size_t copy = 0; copy < (size_t)b->copies; copy++)
         for (size_t r = 0; r < rows; r++)
-            w->rows[((size_t)buffer * 2 + copy) * rows + r] = (const float *)(w->arena + b->offset + copy * b->copy_bytes) + r * (size_t)b->ld;
+            w->rows[((size_t)buffer * 2 + copy) * rows + r] =
+                (const float *)(w->arena + b->offset + copy * b->copy_bytes) + r * (size_t)b->ld;
 }
 
 fn_work *fn_work_new(const fn_plan *plan, int max_threads) {
@@ -27,7 +28,8 @@ fn_work *fn_work_new(const fn_plan *plan, int max_threads) {
     w->scratch = fn_alloc(w->scratch_stride * (size_t)max_threads * sizeof(float));
     w->state = fn_alloc((plan->state + 1) * sizeof(double));
     w->norms = fn_alloc(plan->max_slices * sizeof(double));
-    w->rows = fn_alloc((size_t)plan->n_buffers * 2 * (size_t)plan->options.max_rows * sizeof *w->rows);
+    w->rows =
+        fn_alloc((size_t)plan->n_buffers * 2 * (size_t)plan->options.max_rows * sizeof *w->rows);
     w->in_place = fn_alloc((size_t)plan->n_buffers * sizeof *w->in_place);
     if (!w->arena || !w->scratch || !w->state || !w->norms || !w->rows || !w->in_place) {
         fn_work_free(w);
@@ -53,7 +55,8 @@ void *fn_work_buffer(fn_work *work, const fn_plan *plan, int buffer, int gradien
     const fn_buffer *b = &plan->buffers[buffer];
     if (gradient) return b->gradient ? work->arena + b->gradient_offset : NULL;
     if (work->in_place[buffer]) return NULL;
-    return work->arena + b->offset + (b->copies == 2 ? (size_t)(work->resume_step & 1) * b->copy_bytes : 0);
+    return work->arena + b->offset +
+           (b->copies == 2 ? (size_t)(work->resume_step & 1) * b->copy_bytes : 0);
 }
 
 static const fn_op *metric_op(const fn_plan *plan, int metric) {
@@ -73,19 +76,32 @@ void fn_work_reset_metrics(fn_work *work, const fn_plan *plan) {
     memset(work->state, 0, plan->state * sizeof(double));
 }
 
-/* ---- steps ---------------------------------------------------------------------------------------- */
+/* ---- steps ---- */
 
 static fn_hyper hyper_of(const fn_call *call, bool kernel) {
     const fn_optimizer *o = call->args->optimizer;
-    const double rate = call->args->rates[call->step], t = (double)(call->args->step + call->step + 1);
-    fn_hyper h = {.rate = (float)rate, .momentum = (float)o->momentum, .beta_1 = (float)o->beta_1, .beta_2 = (float)o->beta_2, .rho = (float)o->rho, .epsilon = (float)o->epsilon, .rest_1 = (float)(1 - o->beta_1), .rest_2 = (float)(1 - o->beta_2), .rest_rho = (float)(1 - o->rho), .scale = 1, .clip = o->clipvalue > 0 ? (float)o->clipvalue : INFINITY};
-    if (o->beta_2 > 0) h.rate = (float)(rate * sqrt(1 - pow(o->beta_2, t)) / (1 - pow(o->beta_1, t)));
+    const double rate = call->args->rates[call->step],
+                 t = (double)(call->args->step + call->step + 1);
+    fn_hyper h = {.rate = (float)rate,
+                  .momentum = (float)o->momentum,
+                  .beta_1 = (float)o->beta_1,
+                  .beta_2 = (float)o->beta_2,
+                  .rho = (float)o->rho,
+                  .epsilon = (float)o->epsilon,
+                  .rest_1 = (float)(1 - o->beta_1),
+                  .rest_2 = (float)(1 - o->beta_2),
+                  .rest_rho = (float)(1 - o->rho),
+                  .scale = 1,
+                  .clip = o->clipvalue > 0 ? (float)o->clipvalue : INFINITY};
+    if (o->beta_2 > 0)
+        h.rate = (float)(rate * sqrt(1 - pow(o->beta_2, t)) / (1 - pow(o->beta_1, t)));
     if (kernel) {
         h.decay = (float)(rate * o->weight_decay);
         h.l1 = (float)o->l1;
         h.l2 = (float)(2 * o->l2);
     }
-    h.plain = h.decay == 0 && h.l1 == 0 && h.l2 == 0 && !(o->clipvalue > 0) && !(o->global_clipnorm > 0);
+    h.plain =
+        h.decay == 0 && h.l1 == 0 && h.l2 == 0 && !(o->clipvalue > 0) && !(o->global_clipnorm > 0);
     return h;
 }
 
@@ -122,8 +138,10 @@ static double sum_weights(const fn_call *call) {
         const fn_source *s = &call->args->sources[(int)source->attr[0]];
         double sum = 0;
         for (int r = 0; r < call->rows; r++) {
-            const char *row = (const char *)s->data + (size_t)source_row(call->args, call->first + r) * s->row_bytes;
-            for (int64_t c = 0; c < plan->buffers[op->in[2]].cols; c++) sum += value_of(row, s->dtype, c);
+            const char *row = (const char *)s->data +
+                              (size_t)source_row(call->args, call->first + r) * s->row_bytes;
+            for (int64_t c = 0; c < plan->buffers[op->in[2]].cols; c++)
+                sum += value_of(row, s->dtype, c);
         }
         return sum;
     }
@@ -156,7 +174,8 @@ static void clip_by_norm(fn_call *call, int slices) {
 }
 
 static bool stopped(const fn_call *call) {
-    return atomic_load_explicit(&((fn_call *)call)->diverged, memory_order_relaxed) || atomic_load_explicit(&((fn_call *)call)->bad, memory_order_relaxed) >= 0;
+    return atomic_load_explicit(&((fn_call *)call)->diverged, memory_order_relaxed) ||
+           atomic_load_explicit(&((fn_call *)call)->bad, memory_order_relaxed) >= 0;
 }
 
 /* The next phase of this minibatch or the first of the next one; the number of its tiles, or -1. */
@@ -165,7 +184,9 @@ static int next_phase(void *context) {
     const fn_plan *plan = call->plan;
     for (;;) {
         if (stopped(call)) return -1;
-        if (call->phase >= 0 && plan->phases[call->phase].apply && call->args->optimizer && call->args->optimizer->global_clipnorm > 0 && plan->passes[plan->jobs[plan->phases[call->phase].first].first].kind == FN_FLAT_NORM)
+        if (call->phase >= 0 && plan->phases[call->phase].apply && call->args->optimizer &&
+            call->args->optimizer->global_clipnorm > 0 &&
+            plan->passes[plan->jobs[plan->phases[call->phase].first].first].kind == FN_FLAT_NORM)
             clip_by_norm(call, plan->jobs[plan->phases[call->phase].first].slices);
         if (++call->phase == plan->n_phases) {
             call->result->steps++;
@@ -174,7 +195,8 @@ static int next_phase(void *context) {
             call->phase = 0;
         }
         const fn_phase *phase = &plan->phases[call->phase];
-        if ((phase->prologue && call->step > 0) || (call->args->apply_only && !phase->apply)) continue;
+        if ((phase->prologue && call->step > 0) || (call->args->apply_only && !phase->apply))
+            continue;
         if (phase->stop) {
             call->work->resume_phase = call->phase + 1;
             call->work->resume_step = call->step;
@@ -189,7 +211,7 @@ static int next_phase(void *context) {
     }
 }
 
-/* ---- tiles ---------------------------------------------------------------------------------------- */
+/* ---- tiles ---- */
 
 /* Slice `index` of the flat parameters: where it lies and how long it is. */
 static const fn_param *flat_slice(const fn_plan *plan, int index, size_t *at, int64_t *n) {
@@ -208,9 +230,12 @@ static const fn_param *flat_slice(const fn_plan *plan, int index, size_t *at, in
     return NULL;
 }
 
-static void apply_optimizer(const fn_call *call, const fn_param *p, size_t at, int64_t n, const float *g) {
+static void apply_optimizer(const fn_call *call, const fn_param *p, size_t at, int64_t n,
+                            const float *g) {
     fn_params *params = call->params;
-    call->optimizer->apply(&call->hyper[p->decay != 0], n, g, params->block[0] + at, params->block[1] ? params->block[1] + at : NULL, params->block[2] ? params->block[2] + at : NULL);
+    call->optimizer->apply(&call->hyper[p->decay != 0], n, g, params->block[0] + at,
+                           params->block[1] ? params->block[1] + at : NULL,
+                           params->block[2] ? params->block[2] + at : NULL);
 }
 
 void fn_sink(const fn_call *call, int param, size_t at, int64_t n, const float *g) {
@@ -258,8 +283,9 @@ static int at_most(int n, int limit) { return n < limit ? n : limit; }
 
 enum { COLUMN_GROUP = 4 };
 
-/* Tiles of a grid: groups of column blocks, and in a group all columns of a row block before the next rows.
- * So the rows stay in cache for a group, its weights for all rows, and threads part along columns. */
+/* Tiles of a grid: groups of column blocks, and in a group all columns of a row block before the
+ * next rows. So the rows stay in cache for a group, its weights for all rows, and threads part
+ * along columns. */
 static void place_in_grid(const fn_job *job, int index, int rows, fn_tile *tile) {
     const int down = job->row_block ? (rows + job->row_block - 1) / job->row_block : 1;
     const int across = job->col_block ? (job->cols + job->col_block - 1) / job->col_block : 1;
@@ -301,24 +327,29 @@ static void run_tile(void *context, int index, int thread) {
     fn_tile tile = tile_of(job, index, rows);
     tile.thread = thread;
     fn_thread_report(thread);
-    for (int i = job->first; i < job->first + job->count; i++) run_pass(call, &plan->passes[i], tile);
+    for (int i = job->first; i < job->first + job->count; i++)
+        run_pass(call, &plan->passes[i], tile);
 }
 
-/* ---- run ------------------------------------------------------------------------------------------ */
+/* ---- run ---- */
 
-/* Sources whose rows can be used where they lie: float32, wanted as they are, by ops that read only whole
- * columns. The input op fills in the rows. */
+/* Sources whose rows can be used where they lie: float32, wanted as they are, by ops that read only
+ * whole columns. The input op fills in the rows. */
 static void choose_in_place(const fn_call *call) {
     const fn_plan *plan = call->plan;
     for (int i = 0; i < plan->n_ops; i++) {
         const fn_op *op = &plan->ops[i];
         if (!(op->flags & FN_SOURCE) || !fn_is_f32(plan, op->out[0])) continue;
         const fn_source *s = &call->args->sources[(int)op->attr[0]];
-        bool possible = s->dtype == FN_F32 && op->attr[1] == 1 && op->attr[2] == 0 && (uintptr_t)s->data % sizeof(float) == 0 && s->row_bytes % sizeof(float) == 0;
+        bool possible = s->dtype == FN_F32 && op->attr[1] == 1 && op->attr[2] == 0 &&
+                        (uintptr_t)s->data % sizeof(float) == 0 &&
+                        s->row_bytes % sizeof(float) == 0;
         for (int j = 0; j < plan->n_ops; j++)
             for (int k = 0; k < plan->ops[j].n_in; k++)
-                if (plan->ops[j].in[k] == op->out[0]) possible &= (plan->ops[j].flags & FN_READS_ROWS) != 0;
-        if (call->work->in_place[op->out[0]] && !possible) point_at_arena(call->work, plan, op->out[0]);
+                if (plan->ops[j].in[k] == op->out[0])
+                    possible &= (plan->ops[j].flags & FN_READS_ROWS) != 0;
+        if (call->work->in_place[op->out[0]] && !possible)
+            point_at_arena(call->work, plan, op->out[0]);
         call->work->in_place[op->out[0]] = possible;
     }
 }
@@ -348,10 +379,12 @@ static fn_status finish(fn_call *call) {
     return FN_OK;
 }
 
-/* Whether the rows asked for make sense, and there is something to read them from and to write them to. */
+/* Whether the rows asked for make sense, and there is something to read them from and to write them
+ * to. */
 static bool rows_fit(const fn_plan *plan, const fn_run_args *args) {
     if (args->batch_size < 1 || args->batch_size > plan->options.max_rows) return false;
-    if (args->first < 0 || args->n_rows < 0 || args->n_rows > INT64_MAX - args->batch_size) return false;
+    if (args->first < 0 || args->n_rows < 0 || args->n_rows > INT64_MAX - args->batch_size)
+        return false;
     if (args->n_rows == 0) return true;
     if (args->n_sources < plan->n_sources || args->n_sources > FN_MAX_SOURCES) return false;
     for (int i = 0; i < plan->n_sources; i++)
@@ -359,13 +392,17 @@ static bool rows_fit(const fn_plan *plan, const fn_run_args *args) {
     return args->output || !plan->writes_output;
 }
 
-fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn_run_args *args, fn_result *result) {
+fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn_run_args *args,
+                 fn_result *result) {
     const bool train = plan->options.mode == FN_TRAIN;
-    if (!plan->finished || work->plan != plan || !fn_params_match(params, plan) || !rows_fit(plan, args)) return FN_EINVAL;
+    if (!plan->finished || work->plan != plan || !fn_params_match(params, plan) ||
+        !rows_fit(plan, args))
+        return FN_EINVAL;
     if (train && plan->options.update != FN_UPDATE_NONE && !args->optimizer) return FN_EINVAL;
     if (train && args->optimizer && !args->rates) return FN_EINVAL;
     if (plan->flat && train && !params->block[3]) return FN_EINVAL;
-    if (train && plan->options.update == FN_UPDATE_FUSED && args->optimizer->global_clipnorm > 0) return FN_EINVAL; /* the norm needs all gradients first */
+    if (train && plan->options.update == FN_UPDATE_FUSED && args->optimizer->global_clipnorm > 0)
+        return FN_EINVAL; /* the norm needs all gradients first */
     const uint64_t start = fn_now_ns();
     const bool resume = work->resume_phase > 0;
     work->runs++;
@@ -389,7 +426,8 @@ fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn
     begin_step(&call);
     double tile_ns;
     const double ns = estimate(&call, &tile_ns);
-    int threads = fn_parallel_choose(ns, (int)at_most((int)call.n_steps, 1 << 20) * plan->n_phases, args->threads);
+    int threads = fn_parallel_choose(ns, (int)at_most((int)call.n_steps, 1 << 20) * plan->n_phases,
+                                     args->threads);
     if (threads > work->max_threads) threads = work->max_threads;
     const fn_work_list list = {next_phase, run_tile, &call, tile_ns};
     result->threads = fn_parallel_run(threads, &list);

@@ -45,7 +45,7 @@ class Progress:
             self._describe(epoch, logs())
 
     def _open(self) -> None:
-        from tqdm.auto import tqdm  # type: ignore[import-untyped]
+        from tqdm.auto import tqdm
 
         total = None if self.rows is None else self.rows * self.epochs
         self.bar = tqdm(

@@ -14,14 +14,18 @@ FN_INLINE int64_t first_bad(int64_t n, const float *x) {
     return -1;
 }
 
-/* Look for a bad value in a row; place: its place in the order. The one that comes first in the order is
- * kept, whichever thread saw one first, and ends the run before any weight changes. */
-FN_INLINE void report_bad_input(const fn_call *call, const fn_op *input, int64_t place, int64_t n, const float *x) {
+/* Look for a bad value in a row; place: its place in the order. The one that comes first in the
+ * order is kept, whichever thread saw one first, and ends the run before any weight changes. */
+FN_INLINE void report_bad_input(const fn_call *call, const fn_op *input, int64_t place, int64_t n,
+                                const float *x) {
     const int64_t column = first_bad(n, x);
     if (column < 0) return;
     fn_call *shared = (fn_call *)call;
-    long long found = (place - call->args->first) << 32 | column, before = atomic_load(&shared->bad);
-    while ((before < 0 || found < before) && !atomic_compare_exchange_weak(&shared->bad, &before, found)) continue;
+    long long found = (place - call->args->first) << 32 | column,
+              before = atomic_load(&shared->bad);
+    while ((before < 0 || found < before) &&
+           !atomic_compare_exchange_weak(&shared->bad, &before, found))
+        continue;
     if (atomic_load(&shared->bad) == found) atomic_store(&shared->bad_source, (int)input->attr[0]);
 }
 

@@ -1,4 +1,5 @@
-/* level.h - what files compiled once per SIMD level share: names, vectors, the optimizer kernels. */
+/* level.h - what files compiled once per SIMD level share: names, vectors, the optimizer kernels.
+ */
 #ifndef FN_LEVEL_H
 #define FN_LEVEL_H
 
@@ -14,7 +15,8 @@
 
 enum { LANES = FN_LANES, PANEL = 2 * FN_LANES };
 
-/* Rows of the register tile: ROWS x 2 accumulators, 2 weight vectors and a broadcast fill the registers. */
+/* Rows of the register tile: ROWS x 2 accumulators, 2 weight vectors and a broadcast fill the
+ * registers. */
 #if FN_LANES == 16
 enum { ROWS = 8 };
 #else
@@ -25,7 +27,8 @@ extern const fn_optimizer_kernel FN_LEVELED(optimizers)[];
 double FN_LEVELED(fma_peak)(double seconds);
 void FN_LEVELED(vmath)(const char *function, int64_t n, const float *x, float *y);
 
-/* Columns [c0, c1) of an elementwise tile over rows of `ld` floats: widened to whole vectors, clipped to ld. */
+/* Columns [c0, c1) of an elementwise tile over rows of `ld` floats: widened to whole vectors,
+ * clipped to ld. */
 FN_INLINE int tile_end(fn_tile tile, int64_t ld) {
     return tile.c1 > ld ? (int)ld : (tile.c1 + LANES - 1) / LANES * LANES;
 }

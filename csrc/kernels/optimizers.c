@@ -1,4 +1,5 @@
-/* optimizers.c - optimizers.def expanded into loops over a slice of weights, once per SIMD level. */
+/* optimizers.c - optimizers.def expanded into loops over a slice of weights, once per SIMD level.
+ */
 #include "kernels/level.h"
 
 typedef struct {
@@ -22,7 +23,8 @@ FN_INLINE vf regularise(const fn_hyper *h, vf g, vf *w) {
     return g;
 }
 
-FN_INLINE void step_vector(const fn_hyper *h, const numbers *m, step_function *step, int slots, bool plain, vf g, float *w, float *s1, float *s2) {
+FN_INLINE void step_vector(const fn_hyper *h, const numbers *m, step_function *step, int slots,
+                           bool plain, vf g, float *w, float *s1, float *s2) {
     vf weight = v_load(w), a = v_set(0), b = v_set(0);
     if (slots > 0) a = v_load(s1);
     if (slots > 1) b = v_load(s2);
@@ -33,46 +35,54 @@ FN_INLINE void step_vector(const fn_hyper *h, const numbers *m, step_function *s
     if (slots > 1) v_store(s2, b);
 }
 
-FN_INLINE void apply_slice(const fn_hyper *h, step_function *step, int slots, bool plain, int64_t n, const float *g, float *w, float *s1, float *s2) {
+FN_INLINE void apply_slice(const fn_hyper *h, step_function *step, int slots, bool plain, int64_t n,
+                           const float *g, float *w, float *s1, float *s2) {
     const numbers m = broadcast(h);
     for (int64_t i = 0; i < n; i += LANES)
-        step_vector(h, &m, step, slots, plain, v_load(g + i), w + i, slots > 0 ? s1 + i : NULL, slots > 1 ? s2 + i : NULL);
+        step_vector(h, &m, step, slots, plain, v_load(g + i), w + i, slots > 0 ? s1 + i : NULL,
+                    slots > 1 ? s2 + i : NULL);
 }
 
-/* The gradient of a batch of one row: x[k] * dz, never in memory. + 0 makes a product of -0 the +0 that the
- * sum over a batch gives. */
-FN_INLINE void apply_rank1(const fn_hyper *h, step_function *step, int slots, bool plain, bool skip_zeros, int64_t rows, int width, const float *x, const float *dz, float *w, float *s1, float *s2) {
+/* The gradient of a batch of one row: x[k] * dz, never in memory. + 0 makes a product of -0 the +0
+ * that the sum over a batch gives. */
+FN_INLINE void apply_rank1(const fn_hyper *h, step_function *step, int slots, bool plain,
+                           bool skip_zeros, int64_t rows, int width, const float *x,
+                           const float *dz, float *w, float *s1, float *s2) {
     const numbers m = broadcast(h);
     for (int64_t k = 0; k < rows; k++) {
         if (skip_zeros && x[k] == 0) continue;
         const vf s = v_set(x[k]);
         for (int j = 0; j < width; j += LANES) {
             const int64_t i = k * width + j;
-            step_vector(h, &m, step, slots, plain, v_fma(s, v_load(dz + j), v_set(0)), w + i, slots > 0 ? s1 + i : NULL, slots > 1 ? s2 + i : NULL);
+            step_vector(h, &m, step, slots, plain, v_fma(s, v_load(dz + j), v_set(0)), w + i,
+                        slots > 0 ? s1 + i : NULL, slots > 1 ? s2 + i : NULL);
         }
     }
 }
 
-#define FN_OPTIMIZER(name, slots, idle, ...)                                                             \
-    FN_INLINE void name##_step(const numbers *m, vf g, vf *weight, vf *slot1, vf *slot2) {               \
-        const vf rate = m->rate, momentum = m->momentum, rho = m->rho, epsilon = m->epsilon;             \
-        const vf rest_1 = m->rest_1, rest_2 = m->rest_2, rest_rho = m->rest_rho;                         \
-        vf w = *weight, a = *slot1, b = *slot2;                                                          \
-        __VA_ARGS__                                                                                      \
-        *weight = w, *slot1 = a, *slot2 = b;                                                             \
-        (void)rate, (void)momentum, (void)rho, (void)epsilon, (void)rest_1, (void)rest_2, (void)rest_rho;             \
-    }                                                                                                    \
-    static void name##_apply(const fn_hyper *h, int64_t n, const float *g, float *w, float *s1, float *s2) { \
-        if (h->plain)                                                                                    \
-            apply_slice(h, name##_step, slots, true, n, g, w, s1, s2);                                   \
-        else                                                                                             \
-            apply_slice(h, name##_step, slots, false, n, g, w, s1, s2);                                  \
-    }                                                                                                    \
-    static void name##_rank1(const fn_hyper *h, int64_t rows, int width, const float *x, const float *dz, float *w, float *s1, float *s2) { \
-        if (h->plain)                                                                                    \
-            apply_rank1(h, name##_step, slots, true, idle, rows, width, x, dz, w, s1, s2);               \
-        else                                                                                             \
-            apply_rank1(h, name##_step, slots, false, false, rows, width, x, dz, w, s1, s2);             \
+#define FN_OPTIMIZER(name, slots, idle, ...)                                                    \
+    FN_INLINE void name##_step(const numbers *m, vf g, vf *weight, vf *slot1, vf *slot2) {      \
+        const vf rate = m->rate, momentum = m->momentum, rho = m->rho, epsilon = m->epsilon;    \
+        const vf rest_1 = m->rest_1, rest_2 = m->rest_2, rest_rho = m->rest_rho;                \
+        vf w = *weight, a = *slot1, b = *slot2;                                                 \
+        __VA_ARGS__                                                                             \
+        *weight = w, *slot1 = a, *slot2 = b;                                                    \
+        (void)rate, (void)momentum, (void)rho, (void)epsilon, (void)rest_1, (void)rest_2,       \
+            (void)rest_rho;                                                                     \
+    }                                                                                           \
+    static void name##_apply(const fn_hyper *h, int64_t n, const float *g, float *w, float *s1, \
+                             float *s2) {                                                       \
+        if (h->plain)                                                                           \
+            apply_slice(h, name##_step, slots, true, n, g, w, s1, s2);                          \
+        else                                                                                    \
+            apply_slice(h, name##_step, slots, false, n, g, w, s1, s2);                         \
+    }                                                                                           \
+    static void name##_rank1(const fn_hyper *h, int64_t rows, int width, const float *x,        \
+                             const float *dz, float *w, float *s1, float *s2) {                 \
+        if (h->plain)                                                                           \
+            apply_rank1(h, name##_step, slots, true, idle, rows, width, x, dz, w, s1, s2);      \
+        else                                                                                    \
+            apply_rank1(h, name##_step, slots, false, false, rows, width, x, dz, w, s1, s2);    \
     }
 #include "optimizers.def"
 #undef FN_OPTIMIZER

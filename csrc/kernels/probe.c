@@ -1,4 +1,5 @@
-/* probe.c - what tests and benchmarks ask of a SIMD level: its arithmetic peak, and the functions of vmath.h. */
+/* probe.c - what tests and benchmarks ask of a SIMD level: its arithmetic peak, and the functions
+ * of vmath.h. */
 #include <time.h>
 
 #include "kernels/level.h"
@@ -41,7 +42,8 @@ typedef vf function(vf x);
 static const struct {
     const char *name;
     function *call;
-} functions[] = {{"exp", v_exp}, {"tanh", v_tanh}, {"sigmoid", v_sigmoid}, {"erf", v_erf}, {"log", v_log}, {"log1p", v_log1p}, {"softplus", v_softplus}};
+} functions[] = {{"exp", v_exp}, {"tanh", v_tanh},   {"sigmoid", v_sigmoid},  {"erf", v_erf},
+                 {"log", v_log}, {"log1p", v_log1p}, {"softplus", v_softplus}};
 
 /* n is a multiple of 16. */
 void FN_LEVELED(vmath)(const char *name, int64_t n, const float *x, float *y) {

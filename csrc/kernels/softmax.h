@@ -4,8 +4,9 @@
 
 #include "kernels/level.h"
 
-/* y = exp(x - max x) / sum over n values; returns log(sum) + max, so that log softmax = x - result. Lanes
- * past n are written as zero up to the next whole vector. NaN anywhere makes everything NaN. */
+/* y = exp(x - max x) / sum over n values; returns log(sum) + max, so that log softmax = x - result.
+ * Lanes past n are written as zero up to the next whole vector. NaN anywhere makes everything NaN.
+ */
 FN_INLINE float softmax_row(int64_t n, const float *x, float *y) {
     float most = x[0];
     for (int64_t i = 1; i < n; i++) most = x[i] > most || x[i] != x[i] ? x[i] : most;

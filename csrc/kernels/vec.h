@@ -1,9 +1,9 @@
 /* vec.h - one vector of FN_LANES floats per SIMD level, by the compiler's vector extensions.
  *
- * Files that include this are compiled once per level: base (SSE2 or NEON, 4 lanes), v3 (AVX2 + FMA, 8),
- * v4 (AVX-512, 16). v4 without AVX-512 (FN_LANES 16 on AVX2) is the same arithmetic in two halves: it
- * lets a machine without AVX-512 check the 16-lane code bit for bit.
- * Kernels call v_fma and never rely on the compiler contracting a*b+c, so main and tail loops round alike.
+ * Files that include this are compiled once per level: base (SSE2 or NEON, 4 lanes), v3 (AVX2 +
+ * FMA, 8), v4 (AVX-512, 16). v4 without AVX-512 (FN_LANES 16 on AVX2) is the same arithmetic in two
+ * halves: it lets a machine without AVX-512 check the 16-lane code bit for bit. Kernels call v_fma
+ * and never rely on the compiler contracting a*b+c, so main and tail loops round alike.
  */
 #ifndef FN_VEC_H
 #define FN_VEC_H
@@ -66,11 +66,10 @@ FN_INLINE vf v_sqrt(vf a) {
 }
 
 /* where(mask, a, b): mask lanes are all ones or zero, as comparisons give them. */
-FN_INLINE vf v_where(vi mask, vf a, vf b) {
-    return (vf)((mask & (vi)a) | (~mask & (vi)b));
-}
+FN_INLINE vf v_where(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
 FN_INLINE vf v_abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
-/* The larger (smaller) of x and a bound that is no NaN; a NaN in x is kept, and x wins a tie of zeros. */
+/* The larger (smaller) of x and a bound that is no NaN; a NaN in x is kept, and x wins a tie of
+ * zeros. */
 FN_INLINE vf v_max(vf x, vf bound) {
 #if FN_LANES == 16 && defined(__AVX512F__)
     return (vf)_mm512_max_ps((__m512)bound, (__m512)x);
@@ -113,7 +112,8 @@ FN_INLINE vi v_nonfinite(vf x) { return x - x != 0.0f; }
 FN_INLINE vq v_fold(vf x) {
 #if FN_LANES == 16
     vq a = __builtin_shufflevector(x, x, 0, 1, 2, 3), b = __builtin_shufflevector(x, x, 4, 5, 6, 7);
-    vq c = __builtin_shufflevector(x, x, 8, 9, 10, 11), d = __builtin_shufflevector(x, x, 12, 13, 14, 15);
+    vq c = __builtin_shufflevector(x, x, 8, 9, 10, 11),
+       d = __builtin_shufflevector(x, x, 12, 13, 14, 15);
     return (a + c) + (b + d);
 #elif FN_LANES == 8
     return __builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7);
@@ -127,7 +127,8 @@ FN_INLINE vq v_sum4(vf a, vf b, vf c, vf d) {
     vq p = v_fold(a), q = v_fold(b), r = v_fold(c), s = v_fold(d);
     vq pq = __builtin_shufflevector(p, q, 0, 4, 1, 5) + __builtin_shufflevector(p, q, 2, 6, 3, 7);
     vq rs = __builtin_shufflevector(r, s, 0, 4, 1, 5) + __builtin_shufflevector(r, s, 2, 6, 3, 7);
-    return __builtin_shufflevector(pq, rs, 0, 1, 4, 5) + __builtin_shufflevector(pq, rs, 2, 3, 6, 7);
+    return __builtin_shufflevector(pq, rs, 0, 1, 4, 5) +
+           __builtin_shufflevector(pq, rs, 2, 3, 6, 7);
 }
 
 FN_INLINE float v_sum(vf a) {

@@ -1,5 +1,5 @@
-/* activation.c - y = f(x) elementwise for every line of activations.def, in place where the derivative
- * can be written in y.
+/* activation.c - y = f(x) elementwise for every line of activations.def, in place where the
+ * derivative can be written in y.
  */
 #include "kernels/level.h"
 
@@ -13,19 +13,19 @@ typedef struct {
     void (*backward)(int64_t n, const float *xy, const float *dy, float *dx);
 } function;
 
-#define FN_ACTIVATION(name, uses, value, derivative)                                          \
-    static void name##_forward(int64_t n, const float *in, float *out) {                      \
-        for (int64_t i = 0; i < n; i += LANES) {                                              \
-            const vf x = v_load(in + i);                                                      \
-            v_store(out + i, value);                                                          \
-        }                                                                                     \
-    }                                                                                         \
-    static void name##_backward(int64_t n, const float *xy, const float *dout, float *din) {  \
-        for (int64_t i = 0; i < n; i += LANES) {                                              \
-            const vf x = v_load(xy + i), y = x, dy = v_load(dout + i);                        \
-            v_store(din + i, derivative);                                                     \
-            (void)x, (void)y;                                                                 \
-        }                                                                                     \
+#define FN_ACTIVATION(name, uses, value, derivative)                                         \
+    static void name##_forward(int64_t n, const float *in, float *out) {                     \
+        for (int64_t i = 0; i < n; i += LANES) {                                             \
+            const vf x = v_load(in + i);                                                     \
+            v_store(out + i, value);                                                         \
+        }                                                                                    \
+    }                                                                                        \
+    static void name##_backward(int64_t n, const float *xy, const float *dout, float *din) { \
+        for (int64_t i = 0; i < n; i += LANES) {                                             \
+            const vf x = v_load(xy + i), y = x, dy = v_load(dout + i);                       \
+            v_store(din + i, derivative);                                                    \
+            (void)x, (void)y;                                                                \
+        }                                                                                    \
     }
 #include "activations.def"
 #undef FN_ACTIVATION
@@ -52,7 +52,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const function *f = &functions[(int)op->attr[FUNCTION]];
     const int64_t ld = call->plan->buffers[op->out[0]].ld;
-    const float *xy = fn_row(call, f->uses == FN_FROM_OUTPUT ? op->out[0] : op->in[0], tile.r0) + tile.c0;
+    const float *xy =
+        fn_row(call, f->uses == FN_FROM_OUTPUT ? op->out[0] : op->in[0], tile.r0) + tile.c0;
     const float *dy = fn_gradient_row(call, op->out[0], tile.r0) + tile.c0;
     float *dx = fn_gradient_row(call, op->in[0], tile.r0) + tile.c0;
     const int rows = tile.r1 - tile.r0, n = tile_end(tile, ld) - tile.c0;
@@ -66,7 +67,8 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
 static const char *check(fn_plan *plan, fn_op *op) {
     const function *f = &functions[(int)op->attr[FUNCTION]];
     const fn_buffer *in = &plan->buffers[op->in[0]], *out = &plan->buffers[op->out[0]];
-    if (in->cols != out->cols || in->dtype != FN_F32 || out->dtype != FN_F32) return "input and output differ";
+    if (in->cols != out->cols || in->dtype != FN_F32 || out->dtype != FN_F32)
+        return "input and output differ";
     op->flags |= f->uses == FN_FROM_OUTPUT ? FN_NEEDS_OUTPUT : FN_NEEDS_INPUT;
     op->flops = 4.0 * (double)in->cols;
     return NULL;

@@ -1,57 +1,22 @@
 /* dense.c - y (n, units) = x (n, d_in) @ W (d_in, units) + b (units).
  *
- * W lies in panels of PANEL = 2 vectors of output columns, [panel][d_in][PANEL]: one stream, never repacked.
- * Every product is summed over k in order, from the bias, in registers: so a row has the same bits in any
- * batch, in any tile. + 0 at the end makes -0 the +0 that skipping zero inputs (batch of one row) gives.
+ * W lies in panels of PANEL = 2 vectors of output columns, [panel][d_in][PANEL]: one stream, never
+ * repacked. Every product is summed over k in order, from the bias, in registers: so a row has the
+ * same bits in any batch, in any tile. + 0 at the end makes -0 the +0 that skipping zero inputs
+ * (batch of one row) gives.
  */
 #include "gemm.h"
 #include "kernels/bad_input.h"
+#include "kernels/dense_tiles.h"
 
 enum {
     CHUNK = 96,  /* rows of W in an update slice: its gradient stays in L1 */
-    BLOCK = 64,  /* rows of the batch summed at a time */
     GROUP = 4,   /* panels that share a chunk of x while it is in L1 */
     NARROW = 16, /* so few columns are multiplied back through a transposed copy */
     WIDE = 16384 /* more weights than this (64 KiB) are cut by columns: see docs/architecture.md */
 };
 
-/* ---- forward -------------------------------------------------------------------------------------- */
-
-/* rows x vecs register tile. bias may be NULL. */
-FN_INLINE void forward_tile(int rows, int vecs, int64_t d_in, const float *const *rows_of_x, const float *w, const float *bias, float *y, int64_t ldy) {
-    const float *x[ROWS];
-    for (int i = 0; i < rows; i++) x[i] = rows_of_x[i];
-    vf sum[ROWS][2];
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vecs; v++) sum[i][v] = bias ? v_load(bias + v * LANES) : v_set(0);
-    for (int64_t k = 0; k < d_in; k++) {
-        vf weight[2];
-        for (int v = 0; v < vecs; v++) weight[v] = v_load(w + (k * vecs + v) * LANES);
-#pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) {
-            const vf s = v_set(x[i][k]);
-            for (int v = 0; v < vecs; v++) sum[i][v] = v_fma(s, weight[v], sum[i][v]);
-        }
-    }
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vecs; v++) v_store(y + i * ldy + v * LANES, sum[i][v] + 0.0f);
-}
-
-/* One panel, any number of rows up to ROWS. */
-FN_INLINE void forward_rows(int rows, int vecs, int64_t d_in, const float *const *x, const float *w, const float *bias, float *y, int64_t ldy) {
-    switch (rows) {
-    case 1: forward_tile(1, vecs, d_in, x, w, bias, y, ldy); break;
-    case 2: forward_tile(2, vecs, d_in, x, w, bias, y, ldy); break;
-    case 3: forward_tile(3, vecs, d_in, x, w, bias, y, ldy); break;
-    case 4: forward_tile(4, vecs, d_in, x, w, bias, y, ldy); break;
-    case 5: forward_tile(5, vecs, d_in, x, w, bias, y, ldy); break;
-    case 6: forward_tile(6, vecs, d_in, x, w, bias, y, ldy); break;
-#if FN_LANES == 16
-    case 7: forward_tile(7, vecs, d_in, x, w, bias, y, ldy); break;
-    case 8: forward_tile(8, vecs, d_in, x, w, bias, y, ldy); break;
-#endif
-    }
-}
+/* ---- forward ---- */
 
 /* Positions of the values of x that are not zero; returns how many. NaN counts. */
 static int nonzero(int64_t n, const float *x, int32_t *where) {
@@ -63,25 +28,8 @@ static int nonzero(int64_t n, const float *x, int32_t *where) {
     return count;
 }
 
-/* One row, `panels` panels side by side; where: the positions of x to visit, or NULL for all. */
-FN_INLINE void forward_row(int panels, int vecs, int64_t d_in, int64_t count, const int32_t *where, const float *x, const float *w, const float *bias, float *y) {
-    vf sum[4][2];
-    for (int p = 0; p < panels; p++)
-        for (int v = 0; v < vecs; v++) sum[p][v] = bias ? v_load(bias + p * PANEL + v * LANES) : v_set(0);
-    for (int64_t j = 0; j < count; j++) {
-        const int64_t k = where ? where[j] : j;
-        const vf s = v_set(x[k]);
-        for (int p = 0; p < panels; p++)
-            for (int v = 0; v < vecs; v++) {
-                const vf weight = v_load(w + p * PANEL * d_in + (k * vecs + v) * LANES);
-                sum[p][v] = v_fma(s, weight, sum[p][v]);
-            }
-    }
-    for (int p = 0; p < panels; p++)
-        for (int v = 0; v < vecs; v++) v_store(y + p * PANEL + v * LANES, sum[p][v] + 0.0f);
-}
-
-static void forward_one(int64_t d_in, int64_t c0, int64_t c1, int64_t count, const int32_t *where, const float *x, const float *w, const float *bias, float *y) {
+static void forward_one(int64_t d_in, int64_t c0, int64_t c1, int64_t count, const int32_t *where,
+                        const float *x, const float *w, const float *bias, float *y) {
     int64_t c = c0;
     for (; c + 4 * PANEL <= c1; c += 4 * PANEL)
         forward_row(4, 2, d_in, count, where, x, w + c * d_in, bias ? bias + c : NULL, y + c);
@@ -93,27 +41,33 @@ static void forward_one(int64_t d_in, int64_t c0, int64_t c1, int64_t count, con
     }
 }
 
-/* A product with a zero input is skipped where that cannot change a bit: no weight is NaN or infinite. */
-static void forward_batch_of_one(const fn_call *call, fn_tile tile, int64_t d_in, int64_t c1, const float *x, const float *w, const float *bias, float *y) {
+/* A product with a zero input is skipped where that cannot change a bit: no weight is NaN or
+ * infinite. */
+static void forward_batch_of_one(const fn_call *call, fn_tile tile, int64_t d_in, int64_t c1,
+                                 const float *x, const float *w, const float *bias, float *y) {
     int32_t *where = (int32_t *)fn_scratch(call, tile);
     int count = (int)d_in;
-    if (!atomic_load_explicit(&call->params->risky, memory_order_relaxed)) count = nonzero(d_in, x, where);
+    if (!atomic_load_explicit(&call->params->risky, memory_order_relaxed))
+        count = nonzero(d_in, x, where);
     if (count > d_in * 3 / 4)
         forward_one(d_in, tile.c0, c1, d_in, NULL, x, w, bias, y);
     else
         forward_one(d_in, tile.c0, c1, count, where, x, w, bias, y);
 }
 
-static void forward_sgemm(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in, int64_t units, const float *bias) {
+static void forward_sgemm(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
+                          int64_t units, const float *bias) {
     const int64_t ldy = fn_ld(call, op->out[0]), rows = tile.r1 - tile.r0;
     float *y = fn_row(call, op->out[0], tile.r0);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t c = 0; c < units; c++) y[i * ldy + c] = bias ? bias[c] : 0;
     const float *copy = (const float *)(call->work->arena + op->copy_offset);
-    fn_sgemm(false, false, rows, units, d_in, fn_row(call, op->in[0], tile.r0), fn_ld(call, op->in[0]), copy, ldy, 1, y, ldy);
+    fn_sgemm(false, false, rows, units, d_in, fn_row(call, op->in[0], tile.r0),
+             fn_ld(call, op->in[0]), copy, ldy, 1, y, ldy);
 }
 
-static void forward_tiles(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in, int64_t c1, const float *bias) {
+static void forward_tiles(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
+                          int64_t c1, const float *bias) {
     const int64_t ldy = fn_ld(call, op->out[0]), units = call->plan->buffers[op->out[0]].cols;
     const float *const *x = fn_rows(call, op->in[0], 0) + tile.r0, *w = fn_weights(call, op, 0);
     float *y = fn_row(call, op->out[0], tile.r0);
@@ -121,19 +75,22 @@ static void forward_tiles(const fn_call *call, const fn_op *op, fn_tile tile, in
     const int least = rows / tiles, larger = rows - least * tiles;
     for (int64_t c = tile.c0; c < c1; c += PANEL) {
         const bool wide = fn_panel_width(units, c, LANES) == PANEL;
-        for (int i = 0, r = 0; i < tiles; i++) { /* as even as can be: no tile of one row beside full ones */
+        for (int i = 0, r = 0; i < tiles;
+             i++) { /* as even as can be: no tile of one row beside full ones */
             const int n = least + (i < larger);
             if (wide)
-                forward_rows(n, 2, d_in, x + r, w + c * d_in, bias ? bias + c : NULL, y + r * ldy + c, ldy);
+                forward_rows(n, 2, d_in, x + r, w + c * d_in, bias ? bias + c : NULL,
+                             y + r * ldy + c, ldy);
             else
-                forward_rows(n, 1, d_in, x + r, w + c * d_in, bias ? bias + c : NULL, y + r * ldy + c, ldy);
+                forward_rows(n, 1, d_in, x + r, w + c * d_in, bias ? bias + c : NULL,
+                             y + r * ldy + c, ldy);
             r += n;
         }
     }
 }
 
-/* Rows used where the source has them were not checked yet. NaN or infinity in a row makes every output of
- * the row NaN or infinite, so the first vector of outputs tells which rows to look at. */
+/* Rows used where the source has them were not checked yet. NaN or infinity in a row makes every
+ * output of the row NaN or infinite, so the first vector of outputs tells which rows to look at. */
 static void check_rows(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in) {
     const fn_op *input = &call->plan->ops[call->plan->buffers[op->in[0]].producer];
     for (int r = tile.r0; r < tile.r1; r++)
@@ -142,98 +99,64 @@ static void check_rows(const fn_call *call, const fn_op *op, fn_tile tile, int64
 }
 
 static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
-    const int64_t d_in = call->plan->buffers[op->in[0]].cols, units = call->plan->buffers[op->out[0]].cols;
+    const int64_t d_in = call->plan->buffers[op->in[0]].cols,
+                  units = call->plan->buffers[op->out[0]].cols;
     const int64_t c1 = tile.c1 < units ? tile.c1 : units;
     const float *bias = op->n_params > 1 ? fn_weights(call, op, 1) : NULL;
     if (tile.r1 == tile.r0) return;
     if (op->sgemm)
         forward_sgemm(call, op, tile, d_in, units, bias);
     else if (tile.r1 - tile.r0 == 1)
-        forward_batch_of_one(call, tile, d_in, c1, fn_rows(call, op->in[0], 0)[tile.r0], fn_weights(call, op, 0), bias, fn_row(call, op->out[0], tile.r0));
+        forward_batch_of_one(call, tile, d_in, c1, fn_rows(call, op->in[0], 0)[tile.r0],
+                             fn_weights(call, op, 0), bias, fn_row(call, op->out[0], tile.r0));
     else
         forward_tiles(call, op, tile, d_in, c1, bias);
     if (tile.c0 == 0 && call->work->in_place[op->in[0]]) check_rows(call, op, tile, d_in);
 }
 
-/* ---- backward: dx (n, d_in) = dy @ W^T --------------------------------------------------------------
- * Dot products along the columns of W, lane by lane, straight from the panels: no transposed copy to keep. */
+/* ---- backward: dx (n, d_in) = dy @ W^T ----
+ * Dot products along the columns of W, lane by lane, straight from the panels: no transposed copy.
+ */
 
-FN_INLINE void backward_tile(int rows, int64_t d_in, int64_t units, const float *const *w, const float *dy, int64_t ldy, float *dx, int64_t ldx, int n) {
-    vf sum[3][4];
-    for (int i = 0; i < rows; i++)
-        for (int j = 0; j < 4; j++) sum[i][j] = v_set(0);
-    for (int64_t c = 0; c < units; c += PANEL) {
-        const int vecs = units - c > LANES ? 2 : 1;
-        for (int v = 0; v < vecs; v++) {
-            vf weight[4];
-            for (int j = 0; j < 4; j++) weight[j] = v_load(w[j * 2 + vecs - 1] + c * d_in + v * LANES);
-            for (int i = 0; i < rows; i++) {
-                const vf g = v_load(dy + i * ldy + c + v * LANES);
-                for (int j = 0; j < 4; j++) sum[i][j] = v_fma(g, weight[j], sum[i][j]);
-            }
-        }
-    }
-    for (int i = 0; i < rows; i++) {
-        const vq total = v_sum4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
-        for (int j = 0; j < n; j++) dx[i * ldx + j] = total[j];
-    }
-}
-
-/* A narrow layer has too few columns for dot products: its few weights are transposed once a step by each
- * thread, t (units, ldt), and dx is summed over units in order. */
-static const float *transposed(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in, int64_t units, int64_t ldt) {
+/* A narrow layer has too few columns for dot products: its few weights are transposed once a step
+ * by each thread, t (units, ldt), and dx is summed over units in order. */
+static const float *transposed(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
+                               int64_t units, int64_t ldt) {
     bool fresh;
     float *t = fn_local(call, op, tile, &fresh);
     if (fresh) return t;
     const float *w = fn_weights(call, op, 0);
     for (int64_t c = 0; c < units; c += PANEL) {
-        const int width = fn_panel_width(units, c, LANES), used = units - c < width ? (int)(units - c) : width;
+        const int width = fn_panel_width(units, c, LANES),
+                  used = units - c < width ? (int)(units - c) : width;
         for (int64_t k = 0; k < d_in; k++)
             for (int j = 0; j < used; j++) t[(c + j) * ldt + k] = w[c * d_in + k * width + j];
     }
     return t;
 }
 
-FN_INLINE void narrow_tile(int rows, int vecs, int64_t units, const float *t, int64_t ldt, const float *dy, int64_t ldy, float *dx, int64_t ldx) {
-    vf sum[ROWS][2];
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vecs; v++) sum[i][v] = v_set(0);
-    for (int64_t c = 0; c < units; c++) {
-        vf weight[2];
-        for (int v = 0; v < vecs; v++) weight[v] = v_load(t + c * ldt + v * LANES);
-#pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) {
-            const vf g = v_set(dy[i * ldy + c]);
-            for (int v = 0; v < vecs; v++) sum[i][v] = v_fma(g, weight[v], sum[i][v]);
-        }
-    }
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vecs; v++) v_store(dx + i * ldx + v * LANES, sum[i][v]);
-}
-
-/* All columns of dx for `rows` rows; the padding of t is zero, so whole vectors up to ldx are. */
-FN_INLINE void narrow_rows(int rows, int64_t units, const float *t, int64_t ldt, const float *dy, int64_t ldy, float *dx, int64_t ldx) {
-    int64_t k = 0;
-    for (; k + PANEL <= ldx; k += PANEL) narrow_tile(rows, 2, units, t + k, ldt, dy, ldy, dx + k, ldx);
-    for (; k < ldx; k += LANES) narrow_tile(rows, 1, units, t + k, ldt, dy, ldy, dx + k, ldx);
-}
-
-static void backward_narrow(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in, int64_t units) {
+static void backward_narrow(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
+                            int64_t units) {
     const int64_t ldx = call->plan->buffers[op->in[0]].ld, ldy = call->plan->buffers[op->out[0]].ld;
     const float *t = transposed(call, op, tile, d_in, units, ldx);
     int r = tile.r0;
     for (; r + ROWS <= tile.r1; r += ROWS)
-        narrow_rows(ROWS, units, t, ldx, fn_gradient_row(call, op->out[0], r), ldy, fn_gradient_row(call, op->in[0], r), ldx);
+        narrow_rows(ROWS, units, t, ldx, fn_gradient_row(call, op->out[0], r), ldy,
+                    fn_gradient_row(call, op->in[0], r), ldx);
     for (; r + 2 <= tile.r1; r += 2)
-        narrow_rows(2, units, t, ldx, fn_gradient_row(call, op->out[0], r), ldy, fn_gradient_row(call, op->in[0], r), ldx);
+        narrow_rows(2, units, t, ldx, fn_gradient_row(call, op->out[0], r), ldy,
+                    fn_gradient_row(call, op->in[0], r), ldx);
     if (r < tile.r1)
-        narrow_rows(1, units, t, ldx, fn_gradient_row(call, op->out[0], r), ldy, fn_gradient_row(call, op->in[0], r), ldx);
+        narrow_rows(1, units, t, ldx, fn_gradient_row(call, op->out[0], r), ldy,
+                    fn_gradient_row(call, op->in[0], r), ldx);
 }
 
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
-    const int64_t d_in = call->plan->buffers[op->in[0]].cols, units = call->plan->buffers[op->out[0]].cols;
+    const int64_t d_in = call->plan->buffers[op->in[0]].cols,
+                  units = call->plan->buffers[op->out[0]].cols;
     const int64_t ldx = call->plan->buffers[op->in[0]].ld, ldy = call->plan->buffers[op->out[0]].ld;
-    const float *dy = fn_gradient_row(call, op->out[0], tile.r0), *weights = fn_weights(call, op, 0);
+    const float *dy = fn_gradient_row(call, op->out[0], tile.r0),
+                *weights = fn_weights(call, op, 0);
     float *dx = fn_gradient_row(call, op->in[0], tile.r0);
     const int rows = tile.r1 - tile.r0;
     const int64_t end = tile.c1 < d_in ? tile.c1 : d_in;
@@ -248,49 +171,22 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     }
     for (int64_t k = tile.c0; k < end; k += 4) {
         const int n = end - k < 4 ? (int)(end - k) : 4;
-        const float *w[8]; /* rows k..k+3 of a panel one and two vectors wide; past the end: the last again */
+        const float *w[8]; /* rows k..k+3 of a panel one and two vectors wide; past the end: the
+                              last again */
         for (int j = 0; j < 4; j++)
-            for (int v = 0; v < 2; v++) w[j * 2 + v] = weights + (k + (j < n ? j : n - 1)) * (v + 1) * LANES;
+            for (int v = 0; v < 2; v++)
+                w[j * 2 + v] = weights + (k + (j < n ? j : n - 1)) * (v + 1) * LANES;
         int i = 0;
-        for (; i + 3 <= rows; i += 3) backward_tile(3, d_in, units, w, dy + i * ldy, ldy, dx + i * ldx + k, ldx, n);
-        if (rows - i == 2) backward_tile(2, d_in, units, w, dy + i * ldy, ldy, dx + i * ldx + k, ldx, n);
-        if (rows - i == 1) backward_tile(1, d_in, units, w, dy + i * ldy, ldy, dx + i * ldx + k, ldx, n);
+        for (; i + 3 <= rows; i += 3)
+            backward_tile(3, d_in, units, w, dy + i * ldy, ldy, dx + i * ldx + k, ldx, n);
+        if (rows - i == 2)
+            backward_tile(2, d_in, units, w, dy + i * ldy, ldy, dx + i * ldx + k, ldx, n);
+        if (rows - i == 1)
+            backward_tile(1, d_in, units, w, dy + i * ldy, ldy, dx + i * ldx + k, ldx, n);
     }
 }
 
-/* ---- update: dW (d_in, units) = x^T @ dy, db = sum of dy's rows, a slice at a time -------------------- */
-
-/* g (n, vecs) += sum over rows of x[r][0..n) * dy[r]; from zero if `first`. */
-FN_INLINE void gradient_tile(int n, int vecs, bool first, int64_t rows, const float *const *x, int64_t k, const float *dy, int64_t ldy, float *g) {
-    vf sum[ROWS][2];
-    for (int i = 0; i < n; i++)
-        for (int v = 0; v < vecs; v++) sum[i][v] = first ? v_set(0) : v_load(g + (i * vecs + v) * LANES);
-    for (int64_t r = 0; r < rows; r++) {
-        vf d[2];
-        for (int v = 0; v < vecs; v++) d[v] = v_load(dy + r * ldy + v * LANES);
-        const float *xr = x[r] + k;
-#pragma GCC unroll 8
-        for (int i = 0; i < n; i++) {
-            const vf s = v_set(xr[i]);
-            for (int v = 0; v < vecs; v++) sum[i][v] = v_fma(s, d[v], sum[i][v]);
-        }
-    }
-    for (int i = 0; i < n; i++)
-        for (int v = 0; v < vecs; v++) v_store(g + (i * vecs + v) * LANES, sum[i][v]);
-}
-
-/* The gradient of `n` rows of a panel `vecs` vectors wide, over some rows of the batch: a block of rows at
- * a time, so that its columns of x and dy stay in L1. The sums go on where they were: the same bits. */
-FN_INLINE void gradient_chunk(int vecs, int k0, int n, int64_t rows, const float *const *x, const float *dy, int64_t ldy, float *g) {
-    for (int64_t r = 0; r < rows || r == 0; r += BLOCK) {
-        const int64_t m = rows - r < BLOCK ? rows - r : BLOCK;
-        const float *dyr = dy + r * ldy;
-        int k = 0;
-        for (; k + ROWS <= n; k += ROWS) gradient_tile(ROWS, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
-        for (; k + 4 <= n; k += 4) gradient_tile(4, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
-        for (; k < n; k++) gradient_tile(1, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
-    }
-}
+/* ---- update: dW (d_in, units) = x^T @ dy, db = sum of dy's rows, a slice at a time ---- */
 
 /* Parts of the batch are summed apart and then added in a fixed tree; `size` floats each. */
 static void add_lanes(int lanes, int64_t size, float *g) {
@@ -314,13 +210,16 @@ static bool all_finite(int64_t n, const float *x) {
 }
 
 /* A batch of one row: rank-1 update straight into the weights. */
-static void update_rank1(const fn_call *call, const fn_op *op, size_t at, int n, int width, const float *x, const float *dy) {
+static void update_rank1(const fn_call *call, const fn_op *op, size_t at, int n, int width,
+                         const float *x, const float *dy) {
     const fn_param *p = &call->plan->params[op->params[0]];
     if (!p->trainable) return;
     fn_params *params = call->params;
     float *w = params->block[0] + p->offset + at;
     const fn_hyper *h = &call->hyper[p->decay != 0];
-    call->optimizer->rank1(h, n, width, x, dy, w, params->block[1] ? params->block[1] + p->offset + at : NULL, params->block[2] ? params->block[2] + p->offset + at : NULL);
+    call->optimizer->rank1(h, n, width, x, dy, w,
+                           params->block[1] ? params->block[1] + p->offset + at : NULL,
+                           params->block[2] ? params->block[2] + p->offset + at : NULL);
     const bool skipped = call->optimizer->idle && h->plain;
     bool finite = true;
     for (int k = 0; k < n; k++)
@@ -329,14 +228,17 @@ static void update_rank1(const fn_call *call, const fn_op *op, size_t at, int n,
 }
 
 static void update_sgemm(const fn_call *call, const fn_op *op, int64_t k0, int n, float *g) {
-    const int64_t units = call->plan->buffers[op->out[0]].cols, d_in = call->plan->buffers[op->in[0]].cols;
+    const int64_t units = call->plan->buffers[op->out[0]].cols,
+                  d_in = call->plan->buffers[op->in[0]].cols;
     const int64_t ldx = fn_ld(call, op->in[0]), ldy = call->plan->buffers[op->out[0]].ld;
     const int lanes = call->plan->options.lanes, part = (call->rows + lanes - 1) / lanes;
     for (int l = 0; l < lanes; l++) {
-        const int r0 = l * part < call->rows ? l * part : call->rows, r1 = r0 + part < call->rows ? r0 + part : call->rows;
+        const int r0 = l * part < call->rows ? l * part : call->rows,
+                  r1 = r0 + part < call->rows ? r0 + part : call->rows;
         float *product = g + (int64_t)l * n * ldy;
         if (r1 > r0)
-            fn_sgemm(true, false, n, units, r1 - r0, fn_row(call, op->in[0], r0) + k0, ldx, fn_gradient_row(call, op->out[0], r0), ldy, 0, product, ldy);
+            fn_sgemm(true, false, n, units, r1 - r0, fn_row(call, op->in[0], r0) + k0, ldx,
+                     fn_gradient_row(call, op->out[0], r0), ldy, 0, product, ldy);
         else
             memset(product, 0, (size_t)(n * ldy) * sizeof(float));
     }
@@ -345,7 +247,8 @@ static void update_sgemm(const fn_call *call, const fn_op *op, int64_t k0, int n
     for (int64_t c = 0; c < units; c += PANEL) {
         const int width = fn_panel_width(units, c, LANES);
         for (int k = 0; k < n; k++)
-            for (int j = 0; j < width; j++) panel[k * width + j] = c + j < units ? g[k * ldy + c + j] : 0;
+            for (int j = 0; j < width; j++)
+                panel[k * width + j] = c + j < units ? g[k * ldy + c + j] : 0;
         fn_sink(call, op->params[0], (size_t)(c * d_in + k0 * width), (int64_t)n * width, panel);
     }
 }
@@ -358,8 +261,8 @@ static int chunk_start(int64_t d_in, int chunks, int index) {
 
 static int chunk_count(int64_t d_in) { return (int)((d_in + CHUNK - 1) / CHUNK); }
 
-/* Slice `index` is a panel and a chunk of its rows. Groups of GROUP panels go through the chunks together:
- * the columns of x that a chunk reads stay in L1 for the whole group. */
+/* Slice `index` is a panel and a chunk of its rows. Groups of GROUP panels go through the chunks
+ * together: the columns of x that a chunk reads stay in L1 for the whole group. */
 static void slice_of(int64_t units, int chunks, int index, int *panel, int *chunk) {
     const int panels = (int)((units + PANEL - 1) / PANEL), group = index / (GROUP * chunks);
     const int rest = index - group * GROUP * chunks, left = panels - group * GROUP;
@@ -372,15 +275,18 @@ static void update_bias(const fn_call *call, const fn_op *op, int64_t c, int wid
     const int64_t ldy = call->plan->buffers[op->out[0]].ld;
     const int lanes = call->plan->options.lanes, part = (call->rows + lanes - 1) / lanes;
     for (int l = 0; l < lanes; l++) {
-        const int r0 = l * part < call->rows ? l * part : call->rows, r1 = r0 + part < call->rows ? r0 + part : call->rows;
-        bias_gradient(width, r1 - r0, fn_gradient_row(call, op->out[0], r0) + c, ldy, g + l * width);
+        const int r0 = l * part < call->rows ? l * part : call->rows,
+                  r1 = r0 + part < call->rows ? r0 + part : call->rows;
+        bias_gradient(width, r1 - r0, fn_gradient_row(call, op->out[0], r0) + c, ldy,
+                      g + l * width);
     }
     add_lanes(lanes, width, g);
     fn_sink(call, op->params[1], (size_t)c, width, g);
 }
 
 static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
-    const int64_t d_in = call->plan->buffers[op->in[0]].cols, units = call->plan->buffers[op->out[0]].cols;
+    const int64_t d_in = call->plan->buffers[op->in[0]].cols,
+                  units = call->plan->buffers[op->out[0]].cols;
     const int64_t ldy = call->plan->buffers[op->out[0]].ld;
     const int chunks = chunk_count(d_in), lanes = call->plan->options.lanes;
     int panel = 0, index = tile.c0;
@@ -390,19 +296,24 @@ static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int width = fn_panel_width(units, c, LANES), part = (call->rows + lanes - 1) / lanes;
     float *g = fn_scratch(call, tile);
     if (op->n_params > 1 && index == 0)
-        for (int64_t j = c; j < (op->sgemm ? units : c + 1); j += PANEL) update_bias(call, op, j, fn_panel_width(units, j, LANES), g);
+        for (int64_t j = c; j < (op->sgemm ? units : c + 1); j += PANEL)
+            update_bias(call, op, j, fn_panel_width(units, j, LANES), g);
     if (op->sgemm) {
         update_sgemm(call, op, k0, n, g);
         return;
     }
     const size_t at = (size_t)(c * d_in + (int64_t)k0 * width);
-    if (call->rows == 1 && !call->plan->flat && all_finite(width, fn_gradient_row(call, op->out[0], 0) + c)) {
-        update_rank1(call, op, at, n, width, fn_rows(call, op->in[0], 0)[0] + k0, fn_gradient_row(call, op->out[0], 0) + c);
+    if (call->rows == 1 && !call->plan->flat &&
+        all_finite(width, fn_gradient_row(call, op->out[0], 0) + c)) {
+        update_rank1(call, op, at, n, width, fn_rows(call, op->in[0], 0)[0] + k0,
+                     fn_gradient_row(call, op->out[0], 0) + c);
         return;
     }
     for (int l = 0; l < lanes; l++) {
-        const int r0 = l * part < call->rows ? l * part : call->rows, r1 = r0 + part < call->rows ? r0 + part : call->rows;
-        const float *const *x = fn_rows(call, op->in[0], 0) + r0, *dy = fn_gradient_row(call, op->out[0], r0) + c;
+        const int r0 = l * part < call->rows ? l * part : call->rows,
+                  r1 = r0 + part < call->rows ? r0 + part : call->rows;
+        const float *const *x = fn_rows(call, op->in[0], 0) + r0,
+                           *dy = fn_gradient_row(call, op->out[0], r0) + c;
         if (width == PANEL)
             gradient_chunk(2, k0, n, r1 - r0, x, dy, ldy, g + (int64_t)l * n * width);
         else
@@ -414,14 +325,17 @@ static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
 
 /* sgemm wants W row-major: a slice of it, from the panels. */
 static void prepare(const fn_call *call, const fn_op *op, fn_tile tile) {
-    const int64_t d_in = call->plan->buffers[op->in[0]].cols, units = call->plan->buffers[op->out[0]].cols;
+    const int64_t d_in = call->plan->buffers[op->in[0]].cols,
+                  units = call->plan->buffers[op->out[0]].cols;
     const int64_t ld = call->plan->buffers[op->out[0]].ld;
-    const int chunks = chunk_count(d_in), k0 = chunk_start(d_in, chunks, tile.c0), k1 = chunk_start(d_in, chunks, tile.c0 + 1);
+    const int chunks = chunk_count(d_in), k0 = chunk_start(d_in, chunks, tile.c0),
+              k1 = chunk_start(d_in, chunks, tile.c0 + 1);
     const float *w = fn_weights(call, op, 0);
     float *copy = (float *)(call->work->arena + op->copy_offset);
     for (int64_t c = 0; c < units; c += PANEL) {
         const int width = fn_panel_width(units, c, LANES);
-        for (int64_t k = k0; k < k1; k++) memcpy(copy + k * ld + c, w + c * d_in + k * width, (size_t)width * sizeof(float));
+        for (int64_t k = k0; k < k1; k++)
+            memcpy(copy + k * ld + c, w + c * d_in + k * width, (size_t)width * sizeof(float));
     }
 }
 
@@ -430,18 +344,22 @@ static const char *check(fn_plan *plan, fn_op *op) {
     if (op->n_params < 1) return "a kernel is wanted";
     fn_param *w = &plan->params[op->params[0]];
     if (in->dtype != FN_F32 || out->dtype != FN_F32) return "float32 rows are wanted";
-    if (w->rank != 2 || w->shape[0] != in->cols || w->shape[1] != out->cols) return "the kernel's shape is not (d_in, units)";
-    if (op->n_params > 1 && plan->params[op->params[1]].count != out->cols) return "the bias's shape is not (units,)";
+    if (w->rank != 2 || w->shape[0] != in->cols || w->shape[1] != out->cols)
+        return "the kernel's shape is not (d_in, units)";
+    if (op->n_params > 1 && plan->params[op->params[1]].count != out->cols)
+        return "the bias's shape is not (units,)";
     w->layout = FN_LAYOUT_PANELS;
     op->flops = 2.0 * (double)in->cols * (double)out->cols;
     op->wide = plan->options.mode == FN_TRAIN && in->cols * out->cols > WIDE;
-    op->sgemm = plan->options.mode == FN_TRAIN && fn_choose_sgemm(plan->options.gemm, plan->options.max_rows, in->cols, out->cols);
+    op->sgemm = plan->options.mode == FN_TRAIN &&
+                fn_choose_sgemm(plan->options.gemm, plan->options.max_rows, in->cols, out->cols);
     const int lanes = plan->options.lanes, chunks = chunk_count(in->cols);
     op->slices = op->sgemm ? chunks : chunks * (int)((out->cols + PANEL - 1) / PANEL);
     const size_t chunk = CHUNK + ROWS, row = (size_t)(op->sgemm ? out->ld : PANEL);
     op->scratch = chunk * row * (size_t)lanes + chunk * PANEL;
     if (op->scratch < (size_t)in->cols + FN_PAD) op->scratch = (size_t)in->cols + FN_PAD;
-    const bool narrow = plan->options.mode == FN_TRAIN && !op->sgemm && !op->wide && plan->options.max_rows > 1 && out->cols <= NARROW;
+    const bool narrow = plan->options.mode == FN_TRAIN && !op->sgemm && !op->wide &&
+                        plan->options.max_rows > 1 && out->cols <= NARROW;
     if (narrow) op->local = (size_t)(out->cols * in->ld) + 2 * FN_PAD;
     if (op->sgemm) op->flags &= ~(unsigned)FN_READS_ROWS;
     if (op->sgemm) op->copy_bytes = (size_t)(in->cols * out->ld) * sizeof(float);

@@ -1,11 +1,13 @@
-/* input.c - y (n, cols) = rows of a source, converted, scaled (v * scale + offset) and checked for NaN and
- * infinity. Reads the next minibatch while this one trains. float32 rows may be used where they lie.
+/* input.c - y (n, cols) = rows of a source, converted, scaled (v * scale + offset) and checked for
+ * NaN and infinity. Reads the next minibatch while this one trains. float32 rows may be used where
+ * they lie.
  */
 #include "kernels/bad_input.h"
 
 enum { SOURCE, SCALE, OFFSET };
 
-static const fn_attribute attributes[] = {{"source", FN_ATTR_NUMBER, 0}, {"scale", FN_ATTR_NUMBER, 1}, {"offset", FN_ATTR_NUMBER, 0}};
+static const fn_attribute attributes[] = {
+    {"source", FN_ATTR_NUMBER, 0}, {"scale", FN_ATTR_NUMBER, 1}, {"offset", FN_ATTR_NUMBER, 0}};
 
 static void convert_f32(const void *row, fn_dtype dtype, int64_t n, float *y) {
     switch (dtype) {
@@ -58,12 +60,14 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
             continue;
         }
         float *y = (float *)out;
-        if (call->work->in_place[op->out[0]]) { /* whoever reads them first checks them: bad_input.h */
+        if (call->work
+                ->in_place[op->out[0]]) { /* whoever reads them first checks them: bad_input.h */
             fn_rows(call, op->out[0], tile.ahead)[r] = (const float *)data;
             continue;
         }
         convert_f32(data, source->dtype, b->cols, y);
-        if (source->dtype == FN_F32 || source->dtype == FN_F64) report_bad_input(call, op, place, b->cols, y);
+        if (source->dtype == FN_F32 || source->dtype == FN_F64)
+            report_bad_input(call, op, place, b->cols, y);
         if (scale != 1 || offset != 0)
             for (int64_t i = 0; i < b->cols; i++) y[i] = y[i] * scale + offset;
     }
@@ -72,7 +76,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
 static const char *check(fn_plan *plan, fn_op *op) {
     const fn_dtype dtype = plan->buffers[op->out[0]].dtype;
     if (dtype != FN_F32 && dtype != FN_I32) return "rows are read as float32 or int32";
-    if (!(op->attr[SOURCE] >= 0 && op->attr[SOURCE] < FN_MAX_SOURCES)) return "there is no such source";
+    if (!(op->attr[SOURCE] >= 0 && op->attr[SOURCE] < FN_MAX_SOURCES))
+        return "there is no such source";
     if (op->attr[SOURCE] >= plan->n_sources) plan->n_sources = (int)op->attr[SOURCE] + 1;
     return NULL;
 }

@@ -1,5 +1,5 @@
-/* metric.c - sums over rows for the metrics of metrics.def, once a minibatch and in order. The numbers
- * themselves come from the sums in fastnet/metrics.py.
+/* metric.c - sums over rows for the metrics of metrics.def, once a minibatch and in order. The
+ * numbers themselves come from the sums in fastnet/metrics.py.
  *
  * inputs: predictions, targets (int32 classes or float32), optional weights.
  */
@@ -30,18 +30,20 @@ static int64_t argmax(int64_t n, const float *x) {
 
 static int64_t true_class(const group *g) { return g->class ? *g->class : argmax(g->n, g->t); }
 
-/* top 0: every column on its side of the threshold counts for itself; else the true class is among the
- * `top` largest, the lower index first among equals. */
+/* top 0: every column on its side of the threshold counts for itself; else the true class is among
+ * the `top` largest, the lower index first among equals. */
 static void accuracy(const group *g) {
     const int top = (int)g->op->attr[TOP];
     double right = 0;
     if (top == 0) {
-        for (int64_t i = 0; i < g->n; i++) right += (g->p[i] > g->op->attr[THRESHOLD]) == (g->t[i] > 0.5f);
+        for (int64_t i = 0; i < g->n; i++)
+            right += (g->p[i] > g->op->attr[THRESHOLD]) == (g->t[i] > 0.5f);
         right /= (double)g->n;
     } else {
         const int64_t c = true_class(g);
         int ahead = 0;
-        for (int64_t i = 0; i < g->n; i++) ahead += g->p[i] > g->p[c] || (g->p[i] == g->p[c] && i < c);
+        for (int64_t i = 0; i < g->n; i++)
+            ahead += g->p[i] > g->p[c] || (g->p[i] == g->p[c] && i < c);
         right = ahead < top;
     }
     g->sums[0] += g->weight * right;
@@ -112,15 +114,24 @@ static const char *check(fn_plan *plan, fn_op *op) {
     const fn_buffer *p = &plan->buffers[op->in[0]], *t = &plan->buffers[op->in[1]];
     const int64_t n = p->rank ? p->shape[p->rank - 1] : 1;
     const int kind = (int)op->attr[KIND];
-    if (p->dtype != FN_F32 || (t->dtype != FN_F32 && t->dtype != FN_I32)) return "float32 rows are wanted";
-    if (op->n_in > 2 && (!fn_is_f32(plan, op->in[2]) || (plan->buffers[op->in[2]].cols != 1 && plan->buffers[op->in[2]].cols != p->cols / n))) return "weights do not fit the rows";
-    const bool by_class = (kind == METRIC_accuracy && op->attr[TOP] > 0) || (kind == METRIC_confusion && n > 1);
-    if (t->dtype == FN_I32 ? !by_class || t->cols != p->cols / n : t->cols != p->cols) return "targets do not fit the metric";
-    op->state = kind == METRIC_accuracy ? 2 : kind == METRIC_squared ? 3 : (size_t)n * (kind == METRIC_variance ? 4 : 3);
+    if (p->dtype != FN_F32 || (t->dtype != FN_F32 && t->dtype != FN_I32))
+        return "float32 rows are wanted";
+    if (op->n_in > 2 &&
+        (!fn_is_f32(plan, op->in[2]) ||
+         (plan->buffers[op->in[2]].cols != 1 && plan->buffers[op->in[2]].cols != p->cols / n)))
+        return "weights do not fit the rows";
+    const bool by_class =
+        (kind == METRIC_accuracy && op->attr[TOP] > 0) || (kind == METRIC_confusion && n > 1);
+    if (t->dtype == FN_I32 ? !by_class || t->cols != p->cols / n : t->cols != p->cols)
+        return "targets do not fit the metric";
+    op->state = kind == METRIC_accuracy  ? 2
+                : kind == METRIC_squared ? 3
+                                         : (size_t)n * (kind == METRIC_variance ? 4 : 3);
     return NULL;
 }
 
-static const fn_attribute attributes[] = {{"kind", FN_ATTR_METRIC, 0}, {"top", FN_ATTR_NUMBER, 1}, {"threshold", FN_ATTR_NUMBER, 0.5}};
+static const fn_attribute attributes[] = {
+    {"kind", FN_ATTR_METRIC, 0}, {"top", FN_ATTR_NUMBER, 1}, {"threshold", FN_ATTR_NUMBER, 0.5}};
 
 const fn_op_impl FN_LEVELED(metric) = {
     .attributes = attributes,

@@ -1,10 +1,11 @@
-/* normalization.c - y = (x - mean) * inverse_std per feature of the last axis; both are statistics of the
- * data that Normalization.adapt computes, not trained.
+/* normalization.c - y = (x - mean) * inverse_std per feature of the last axis; both are statistics
+ * of the data that Normalization.adapt computes, not trained.
  */
 #include "kernels/level.h"
 
 static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
-    const int64_t cols = call->plan->buffers[op->out[0]].cols, end = tile.c1 < cols ? tile.c1 : cols;
+    const int64_t cols = call->plan->buffers[op->out[0]].cols,
+                  end = tile.c1 < cols ? tile.c1 : cols;
     const int64_t n = call->plan->params[op->params[0]].count;
     const float *mean = fn_weights(call, op, 0), *inverse = fn_weights(call, op, 1);
     for (int r = tile.r0; r < tile.r1; r++) {
@@ -15,7 +16,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
 }
 
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
-    const int64_t cols = call->plan->buffers[op->out[0]].cols, end = tile.c1 < cols ? tile.c1 : cols;
+    const int64_t cols = call->plan->buffers[op->out[0]].cols,
+                  end = tile.c1 < cols ? tile.c1 : cols;
     const int64_t n = call->plan->params[op->params[0]].count;
     const float *inverse = fn_weights(call, op, 1);
     for (int r = tile.r0; r < tile.r1; r++) {
@@ -29,10 +31,13 @@ static const char *check(fn_plan *plan, fn_op *op) {
     const fn_buffer *in = &plan->buffers[op->in[0]];
     if (op->n_params != 2) return "mean and inverse standard deviation are wanted";
     const int64_t n = plan->params[op->params[0]].count;
-    if (!fn_is_f32(plan, op->in[0]) || !fn_is_f32(plan, op->out[0])) return "float32 rows are wanted";
+    if (!fn_is_f32(plan, op->in[0]) || !fn_is_f32(plan, op->out[0]))
+        return "float32 rows are wanted";
     if (in->cols != plan->buffers[op->out[0]].cols) return "input and output differ";
-    if (plan->params[op->params[0]].trainable || plan->params[op->params[1]].trainable) return "statistics are not trained";
-    if (in->cols % n || plan->params[op->params[1]].count != n) return "statistics do not fit the last axis";
+    if (plan->params[op->params[0]].trainable || plan->params[op->params[1]].trainable)
+        return "statistics are not trained";
+    if (in->cols % n || plan->params[op->params[1]].count != n)
+        return "statistics do not fit the last axis";
     op->flops = 2.0 * (double)in->cols;
     return NULL;
 }

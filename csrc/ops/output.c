@@ -5,7 +5,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t cols = call->plan->buffers[op->in[0]].cols;
     const int64_t done = call->first - call->args->first;
     for (int r = tile.r0; r < tile.r1; r++)
-        memcpy(call->args->output + (done + r) * cols, fn_row(call, op->in[0], r), (size_t)cols * sizeof(float));
+        memcpy(call->args->output + (done + r) * cols, fn_row(call, op->in[0], r),
+               (size_t)cols * sizeof(float));
 }
 
 static const char *check(fn_plan *plan, fn_op *op) {

@@ -1,11 +1,13 @@
-/* rescale.c - y = x * scale + offset. Directly behind an input it is part of the input op instead. */
+/* rescale.c - y = x * scale + offset. Directly behind an input it is part of the input op instead.
+ */
 #include "kernels/level.h"
 
 enum { SCALE, OFFSET };
 
 static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const float scale = (float)op->attr[SCALE], offset = (float)op->attr[OFFSET];
-    const int64_t cols = call->plan->buffers[op->out[0]].cols, end = tile.c1 < cols ? tile.c1 : cols;
+    const int64_t cols = call->plan->buffers[op->out[0]].cols,
+                  end = tile.c1 < cols ? tile.c1 : cols;
     for (int r = tile.r0; r < tile.r1; r++) {
         const float *x = fn_row(call, op->in[0], r);
         float *y = fn_row(call, op->out[0], r);
@@ -15,7 +17,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
 
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const float scale = (float)op->attr[SCALE];
-    const int64_t cols = call->plan->buffers[op->out[0]].cols, end = tile.c1 < cols ? tile.c1 : cols;
+    const int64_t cols = call->plan->buffers[op->out[0]].cols,
+                  end = tile.c1 < cols ? tile.c1 : cols;
     for (int r = tile.r0; r < tile.r1; r++) {
         const float *dy = fn_gradient_row(call, op->out[0], r);
         float *dx = fn_gradient_row(call, op->in[0], r);
@@ -24,13 +27,16 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
 }
 
 static const char *check(fn_plan *plan, fn_op *op) {
-    if (!fn_is_f32(plan, op->in[0]) || !fn_is_f32(plan, op->out[0])) return "float32 rows are wanted";
-    if (plan->buffers[op->in[0]].cols != plan->buffers[op->out[0]].cols) return "input and output differ";
+    if (!fn_is_f32(plan, op->in[0]) || !fn_is_f32(plan, op->out[0]))
+        return "float32 rows are wanted";
+    if (plan->buffers[op->in[0]].cols != plan->buffers[op->out[0]].cols)
+        return "input and output differ";
     op->flops = 2.0 * (double)plan->buffers[op->in[0]].cols;
     return NULL;
 }
 
-static const fn_attribute attributes[] = {{"scale", FN_ATTR_NUMBER, 1}, {"offset", FN_ATTR_NUMBER, 0}};
+static const fn_attribute attributes[] = {{"scale", FN_ATTR_NUMBER, 1},
+                                          {"offset", FN_ATTR_NUMBER, 0}};
 
 const fn_op_impl FN_LEVELED(rescale) = {
     .attributes = attributes,

@@ -1,5 +1,5 @@
-/* stop.c - the run returns here, so that Python can read the input and write its gradient; the next call
- * goes on behind it.
+/* stop.c - the run returns here, so that Python can read the input and write its gradient; the next
+ * call goes on behind it.
  */
 #include "kernels/level.h"
 

@@ -61,7 +61,8 @@ def read_card(extra: dict[str, Any], network: Any) -> Card:
     outputs = network.output_shape[-1]
     last = getattr(network.layers[-1], "activation", "linear")
     guess = CLASSES if last == "softmax" or (last == "sigmoid" and outputs == 1) else NUMBERS
-    task = extra.get("task") if extra.get("task") in (CLASSES, NUMBERS) else guess
+    asked = extra.get("task")
+    task: str = asked if isinstance(asked, str) and asked in (CLASSES, NUMBERS) else guess
     classes: list[str] = []
     if task == CLASSES:
         classes = _texts(extra.get("classes"))

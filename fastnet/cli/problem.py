@@ -111,7 +111,8 @@ def make_network(args: argparse.Namespace, problem: Problem) -> Sequential:
         chain.append(layers.Flatten())
     if card.pixels is None and x.dtype.kind != "b":
         known = layers.Normalization().adapt(x.reshape(len(x), -1))
-        variance = np.where(known.variance > 0, known.variance, 1)  # constant columns stay small
+        spread = np.asarray(known.variance)
+        variance = np.where(spread > 0, spread, 1)  # constant columns stay small
         chain.append(layers.Normalization(known.mean, variance))
     initializer = _INITIALIZERS.get(args.activation, "he_normal")
     for width in args.hidden:

@@ -1,6 +1,8 @@
-/* network.h - what the C tests share: checks, seeded numbers, and a small dense network in one call.
+/* network.h - what the C tests share: checks, seeded numbers, and a small dense network in one
+ * call.
  *
- * A test is a function that CHECKs; run_tests() runs each at every SIMD level and prints a line for it.
+ * A test is a function that CHECKs; run_tests() runs each at every SIMD level and prints a line for
+ * it.
  */
 #ifndef FN_TEST_NETWORK_H
 #define FN_TEST_NETWORK_H
@@ -19,14 +21,18 @@ enum { SANITIZED = 1 };
 enum { SANITIZED = 0 };
 #endif
 #ifdef __SANITIZE_THREAD__
-enum { SGEMM = 0, FORKS = 0 }; /* OpenBLAS is not instrumented; the sanitizer's own threads do not fork */
+enum {
+    SGEMM = 0,
+    FORKS = 0
+}; /* OpenBLAS is not instrumented; the sanitizer's own threads do not fork */
 #else
 enum { SGEMM = 1, FORKS = 1 };
 #endif
 
-/* ---- checks ------------------------------------------------------------------------------------- */
+/* ---- checks ---- */
+*/
 
-static int failures;
+    static int failures;
 
 #define CHECK(condition, ...)                                      \
     do {                                                           \
@@ -60,9 +66,10 @@ static int run_tests(int argc, char **argv, const test *tests, int n) {
     return failed != 0;
 }
 
-/* ---- seeded numbers ----------------------------------------------------------------------------- */
+/* ---- seeded numbers ---- */
+*/
 
-static _Thread_local uint64_t random_state = 1;
+    static _Thread_local uint64_t random_state = 1;
 
 static inline uint64_t random_bits(void) { /* splitmix64 */
     uint64_t z = random_state += 0x9e3779b97f4a7c15ull;
@@ -91,9 +98,15 @@ static inline int64_t *shuffled(uint64_t epoch, int64_t n) {
     return order;
 }
 
-/* ---- a network ---------------------------------------------------------------------------------- */
+/* ---- a network ---- */
+*/
 
-typedef enum { CROSS_ENTROPY, MSE, WEIGHTED_MSE, STOP_OP } head;
+    typedef enum {
+        CROSS_ENTROPY,
+        MSE,
+        WEIGHTED_MSE,
+        STOP_OP
+    } head;
 
 typedef struct {
     int widths[7]; /* inputs, hidden units ..., outputs; a zero ends them */
@@ -189,8 +202,8 @@ static inline void add_head(maker *m, const spec *s, int outputs, int units) {
         add_op(m, "stop", outputs, -1);
         return;
     }
-    const int targets =
-        s->head == CROSS_ENTROPY ? add_input(m, 1, FN_I32, 1, NULL) : add_input(m, 1, FN_F32, units, NULL);
+    const int targets = s->head == CROSS_ENTROPY ? add_input(m, 1, FN_I32, 1, NULL)
+                                                 : add_input(m, 1, FN_F32, units, NULL);
     const int weights = s->head == WEIGHTED_MSE ? add_input(m, 2, FN_F32, 1, NULL) : -1;
     const int loss = add_op(m, "loss", outputs, next_buffer(m, FN_F32, 1));
     need(m, fn_op_input(m->plan, loss, targets));
@@ -204,7 +217,8 @@ static inline void add_head(maker *m, const spec *s, int outputs, int units) {
     need(m, fn_op_string(m->plan, metric, "kind", kind));
 }
 
-/* All buffers of a chain without dropout, last one first: ids[i] is the i-th that will be asked for. */
+/* All buffers of a chain without dropout, last one first: ids[i] is the i-th that will be asked
+ * for. */
 static inline void number_backwards(maker *m, const spec *s) {
     int cols[16], n = 0, i = 1;
     cols[n++] = s->widths[0];
@@ -218,7 +232,8 @@ static inline void number_backwards(maker *m, const spec *s) {
 
 /* A finished plan, or NULL (with the status in `status`, unless that is NULL). */
 static inline fn_plan *make_plan(const spec *s, int *outputs, fn_status *status) {
-    const fn_plan_options options = {s->mode, s->update, s->gemm, s->max_rows, s->lanes ? s->lanes : 1};
+    const fn_plan_options options = {s->mode, s->update, s->gemm, s->max_rows,
+                                     s->lanes ? s->lanes : 1};
     maker m = {.plan = fn_plan_new(&options)};
     fn_status result = FN_ENOMEM;
     if (m.plan) {
@@ -269,9 +284,10 @@ static inline void free_network(network *n) {
     fn_plan_free(n->plan);
 }
 
-/* ---- data and training -------------------------------------------------------------------------- */
+/* ---- data and training ---- */
+*/
 
-typedef struct {
+    typedef struct {
     int rows, cols, units;
     float *x, *targets, *weights;
     int32_t *classes;
@@ -296,13 +312,16 @@ static inline data make_data(int rows, int cols, int units) {
     return d;
 }
 
-static inline void free_data(data *d) { free(d->x), free(d->targets), free(d->weights), free(d->classes); }
+static inline void free_data(data *d) {
+    free(d->x), free(d->targets), free(d->weights), free(d->classes);
+}
 
 static inline void set_sources(fn_run_args *a, const network *n, const data *d) {
     const size_t f = sizeof(float);
     a->sources[0] = (fn_source){d->x, FN_F32, (size_t)d->cols * f};
-    a->sources[1] = n->spec.head == CROSS_ENTROPY ? (fn_source){d->classes, FN_I32, sizeof(int32_t)}
-                                                  : (fn_source){d->targets, FN_F32, (size_t)d->units * f};
+    a->sources[1] = n->spec.head == CROSS_ENTROPY
+                        ? (fn_source){d->classes, FN_I32, sizeof(int32_t)}
+                        : (fn_source){d->targets, FN_F32, (size_t)d->units * f};
     a->sources[2] = (fn_source){d->weights, FN_F32, f};
     a->n_sources = 3;
 }
@@ -352,10 +371,11 @@ static inline fn_status train(network *n, const data *d, const training *t) {
     return status;
 }
 
-/* ---- bits --------------------------------------------------------------------------------------- */
+/* ---- bits ---- */
+*/
 
-/* Weights and the first `slots` slots in canonical order, one after the other. */
-typedef struct {
+    /* Weights and the first `slots` slots in canonical order, one after the other. */
+    typedef struct {
     size_t n;
     float *values;
 } snapshot;
@@ -369,7 +389,8 @@ static inline snapshot take_part(const network *n, int first_part, int last_part
                 const int units = n->spec.widths[layer + 1], k = n->spec.widths[layer];
                 if (pass) {
                     CHECK(fn_params_get(n->params, 2 * layer, part, s.values + at) == FN_OK);
-                    CHECK(fn_params_get(n->params, 2 * layer + 1, part, s.values + at + k * units) == FN_OK);
+                    CHECK(fn_params_get(n->params, 2 * layer + 1, part,
+                                        s.values + at + k * units) == FN_OK);
                 }
                 at += (size_t)(k * units + units);
             }

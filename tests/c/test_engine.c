@@ -1,5 +1,5 @@
-/* test_engine.c - training: the same bits for any number of threads, fused or flat, in lanes, by sgemm,
- * and through a stop op.
+/* test_engine.c - training: the same bits for any number of threads, fused or flat, in lanes, by
+ * sgemm, and through a stop op.
  */
 #include "network.h"
 
@@ -42,8 +42,8 @@ static void same_bits_for_any_threads(void) {
             for (int b = 0; b < 4; b++) {
                 if (SANITIZED && (o + b + n) % 3) continue;
                 s.max_rows = batches[b];
-                const training t = {batches[b], 1, batches[b] > 1 ? 3 : 1, make_optimizer(name, (o + b) % 2),
-                                    0};
+                const training t = {batches[b], 1, batches[b] > 1 ? 3 : 1,
+                                    make_optimizer(name, (o + b) % 2), 0};
                 free(same_for_all_threads(s, &d, t).values);
             }
         free_data(&d);
@@ -92,8 +92,9 @@ static void fused_equals_flat(void) {
                     s.update = FN_UPDATE_FUSED;
                     const snapshot fused = train_new(s, &d, &t);
                     s.update = FN_UPDATE_FLAT;
-                    CHECK(same_and_free(fused, train_new(s, &d, &t)), "%s, %d inputs, batch %d, regular %d",
-                          name, s.widths[0], batches[b], regular);
+                    CHECK(same_and_free(fused, train_new(s, &d, &t)),
+                          "%s, %d inputs, batch %d, regular %d", name, s.widths[0], batches[b],
+                          regular);
                     free(fused.values);
                 }
             }
@@ -151,10 +152,11 @@ static void frozen_layers_stay(void) {
         }
 }
 
-/* ---- lanes -------------------------------------------------------------------------------------- */
+/* ---- lanes ---- */
+*/
 
-/* The gradient of rows [first, first + rows) as one minibatch. */
-static snapshot gradient(spec s, const data *d, int first, int rows, int threads) {
+    /* The gradient of rows [first, first + rows) as one minibatch. */
+    static snapshot gradient(spec s, const data *d, int first, int rows, int threads) {
     s.update = FN_UPDATE_NONE, s.dropout = 0, s.max_rows = rows;
     network n = make_network(s);
     fn_run_args a = {.first = first, .n_rows = rows, .batch_size = rows, .threads = threads};
@@ -185,8 +187,8 @@ static void lanes_are_the_same_for_any_threads(void) {
         }
 }
 
-/* Halves of a batch as two workers would have them: means over half the rows, so half of their sum is the
- * whole gradient, exactly. */
+/* Halves of a batch as two workers would have them: means over half the rows, so half of their sum
+ * is the whole gradient, exactly. */
 static void lanes_equal_parts_by_hand(void) {
     for (int n = 0; n < NETWORKS; n++) {
         spec s = networks[n];
@@ -204,7 +206,8 @@ static void lanes_equal_parts_by_hand(void) {
             }
             s.lanes = parts;
             for (int threads = 1; threads <= 3; threads++)
-                CHECK(same_and_free(g[0], gradient(s, &d, 0, 8 * parts, threads)), "%d parts", parts);
+                CHECK(same_and_free(g[0], gradient(s, &d, 0, 8 * parts, threads)), "%d parts",
+                      parts);
             s.lanes = 1;
             const snapshot whole = gradient(s, &d, 0, 8 * parts, 1);
             CHECK(difference(whole, g[0]) < 1e-5 && difference(whole, g[0]) > 0);
@@ -215,9 +218,10 @@ static void lanes_equal_parts_by_hand(void) {
     }
 }
 
-/* ---- both ways to multiply ---------------------------------------------------------------------- */
+/* ---- both ways to multiply ---- */
+*/
 
-static void sgemm_equals_tiles(void) {
+    static void sgemm_equals_tiles(void) {
     if (!SGEMM) return (void)printf("  not with this sanitizer\n");
     fn_blas_one_thread();
     for (int n = 0; n < NETWORKS; n++)
@@ -238,9 +242,10 @@ static void sgemm_equals_tiles(void) {
             }
 }
 
-/* ---- order of buffers, weights, metrics --------------------------------------------------------- */
+/* ---- order of buffers, weights, metrics ---- */
+*/
 
-static void buffers_in_any_order(void) {
+    static void buffers_in_any_order(void) {
     for (int wide = 0; wide < 2; wide++) {
         spec s = {.widths = {13, 35, 21, 6}, .mode = FN_TRAIN, .head = MSE, .max_rows = 9};
         if (wide) s.widths[0] = 301, s.widths[1] = 203;
@@ -295,7 +300,8 @@ static void weights_of_rows(void) {
     CHECK(fn_run(n.plan, n.params, n.work, &a, &result) == FN_OK && result.weight == 48);
     CHECK(same_and_free(as_float, take_part(&n, 3, 3)));
     free_network(&n);
-    free(all.values), free(some.values), free(plain.values), free(none.values), free(as_float.values);
+    free(all.values), free(some.values), free(plain.values), free(none.values),
+        free(as_float.values);
     free_data(&d);
 }
 
@@ -323,10 +329,12 @@ static void sums_over_rows(void) {
     free_data(&d);
 }
 
-/* ---- stop op ------------------------------------------------------------------------------------ */
+/* ---- stop op ---- */
+*/
 
-/* What loss.c does for mse, by the caller: the gradient of the outputs of one minibatch. */
-static void hand_gradient(network *n, const data *d, const int64_t *order, int64_t first, int rows) {
+    /* What loss.c does for mse, by the caller: the gradient of the outputs of one minibatch. */
+    static void hand_gradient(network *n, const data *d, const int64_t *order, int64_t first,
+                              int rows) {
     size_t offset, row_bytes;
     int rank;
     int64_t shape[FN_MAX_RANK];
@@ -363,7 +371,8 @@ static snapshot train_by_hand(spec s, const data *d, const training *t) {
         fn_result result;
         fn_status status;
         a.order = order;
-        while ((status = fn_run(n.plan, n.params, n.work, &a, &result)) == FN_STOPPED && stops < steps) {
+        while ((status = fn_run(n.plan, n.params, n.work, &a, &result)) == FN_STOPPED &&
+               stops < steps) {
             const int64_t first = stops++ * t->batch, left = d->rows - first;
             hand_gradient(&n, d, order, first, left < t->batch ? (int)left : t->batch);
         }
@@ -383,18 +392,20 @@ static void stop_and_go_on(void) {
         for (int b = 0; b < 4; b++) {
             spec s = networks[n];
             data d = data_for(&s);
-            s.head = MSE, s.max_rows = batches[b], s.update = b % 2 ? FN_UPDATE_FLAT : FN_UPDATE_FUSED;
+            s.head = MSE, s.max_rows = batches[b],
+            s.update = b % 2 ? FN_UPDATE_FLAT : FN_UPDATE_FUSED;
             training t = {batches[b], 1, 2, make_optimizer("adam", 0), 0};
             const snapshot whole = train_new(s, &d, &t);
             for (t.threads = 1; t.threads <= 3; t.threads += 2)
-                CHECK(same_and_free(whole, train_by_hand(s, &d, &t)), "%d inputs, batch %d, %d threads",
-                      s.widths[0], batches[b], t.threads);
+                CHECK(same_and_free(whole, train_by_hand(s, &d, &t)),
+                      "%d inputs, batch %d, %d threads", s.widths[0], batches[b], t.threads);
             free(whole.values);
             free_data(&d);
         }
 }
 
-/* A call of many steps equals calls of one step, and gradients applied later equal flat training. */
+/* A call of many steps equals calls of one step, and gradients applied later equal flat training.
+ */
 static void calls_may_be_cut(void) {
     spec s = networks[1];
     data d = data_for(&s);
@@ -433,9 +444,10 @@ static void calls_may_be_cut(void) {
     free_data(&d);
 }
 
-/* ---- shuffle ------------------------------------------------------------------------------------ */
+/* ---- shuffle ---- */
+*/
 
-static void shuffles_are_permutations(void) {
+    static void shuffles_are_permutations(void) {
     for (int n = 0; n < 300; n += n < 5 ? 1 : 59) {
         int64_t *a = block((size_t)n * 8), *b = block((size_t)n * 8), *seen = block((size_t)n * 8);
         for (uint64_t seed = 0; seed < 3; seed++)
@@ -468,7 +480,8 @@ static void shuffles_are_permutations(void) {
 
 static const test tests[] = {
     {"training learns with every optimizer", training_learns},
-    {"weights and slots have the same bits for 1, 2, 3, 4 and 8 threads", same_bits_for_any_threads},
+    {"weights and slots have the same bits for 1, 2, 3, 4 and 8 threads",
+     same_bits_for_any_threads},
     {"the fused update equals the flat one", fused_equals_flat},
     {"global norm clipping", global_norm_clips},
     {"frozen layers stay as they are", frozen_layers_stay},
@@ -483,4 +496,6 @@ static const test tests[] = {
     {"shuffles are permutations", shuffles_are_permutations},
 };
 
-int main(int argc, char **argv) { return run_tests(argc, argv, tests, sizeof tests / sizeof *tests); }
+int main(int argc, char **argv) {
+    return run_tests(argc, argv, tests, sizeof tests / sizeof *tests);
+}

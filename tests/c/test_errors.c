@@ -1,16 +1,17 @@
-/* test_errors.c - every misuse is an error with a message, bad data names its place, and divergence leaves
- * the weights as they were before the step.
+/* test_errors.c - every misuse is an error with a message, bad data names its place, and divergence
+ * leaves the weights as they were before the step.
  */
 #include <limits.h>
 
 #include "network.h"
 
-/* ---- misuse ------------------------------------------------------------------------------------- */
+/* ---- misuse ---- */
+*/
 
 #define REFUSED(plan, call, text) \
     CHECK((call) < 0 && strstr(fn_plan_error(plan), text), "says '%s'", fn_plan_error(plan))
 
-static fn_plan *empty_plan(fn_mode mode, int max_rows) {
+    static fn_plan *empty_plan(fn_mode mode, int max_rows) {
     const fn_plan_options options = {mode, FN_UPDATE_FUSED, FN_GEMM_AUTO, max_rows, 1};
     return fn_plan_new(&options);
 }
@@ -33,8 +34,8 @@ static int op_on(fn_plan *plan, const char *name, int in, int out) {
 /* Finishing fails with a message that has `text` in it, and the plan runs nothing. */
 static void refuse_finish(fn_plan *plan, const char *text, int line) {
     const fn_status status = fn_plan_finish(plan);
-    CHECK(status == FN_EINVAL && strstr(fn_plan_error(plan), text), "from line %d: %d, '%s'", line, status,
-          fn_plan_error(plan));
+    CHECK(status == FN_EINVAL && strstr(fn_plan_error(plan), text), "from line %d: %d, '%s'", line,
+          status, fn_plan_error(plan));
     CHECK(!fn_params_new(plan) && !fn_work_new(plan, 1));
     fn_plan_free(plan);
 }
@@ -68,7 +69,8 @@ static void options_and_sizes(void) {
     REFUSED(plan, fn_plan_buffer(plan, (fn_dtype)99, 1, ones), "dtype");
     REFUSED(plan, fn_plan_param(plan, 0, ones, 1, 1), "axes");
     REFUSED(plan, fn_plan_param(plan, FN_MAX_RANK + 1, ones, 1, 1), "axes");
-    CHECK(fn_plan_buffer(plan, FN_F32, FN_MAX_RANK, ones) == 0 && fn_plan_buffer(plan, FN_U8, 0, NULL) == 1);
+    CHECK(fn_plan_buffer(plan, FN_F32, FN_MAX_RANK, ones) == 0 &&
+          fn_plan_buffer(plan, FN_U8, 0, NULL) == 1);
     fn_plan_free(plan);
     plan = empty_plan(FN_PREDICT, INT_MAX);
     const int x = columns(plan, FN_F32, INT_MAX / 2);
@@ -141,7 +143,8 @@ static void incomplete_plans(void) {
 }
 
 /* input -> op of `name`, with these columns and dtypes; the plan, and the op in `op`. */
-static fn_plan *one_op(fn_mode mode, const char *name, fn_dtype from, int in, fn_dtype to, int out, int *op) {
+static fn_plan *one_op(fn_mode mode, const char *name, fn_dtype from, int in, fn_dtype to, int out,
+                       int *op) {
     fn_plan *plan = empty_plan(mode, 8);
     const int a = columns(plan, from, in);
     op_on(plan, "input", -1, a);
@@ -159,11 +162,17 @@ static void shapes_and_dtypes(void) {
         for (int wrong = 0; wrong < 14; wrong++) {
             const fn_dtype from = wrong == 0 ? FN_I32 : FN_F32;
             const fn_dtype to = wrong >= 1 && wrong < 7 ? others[wrong - 1] : FN_F32;
-            const int in = wrong == 7 ? 4 : wrong == 8 ? 10 : 5, out = wrong == 9 ? 4 : wrong == 10 ? 50 : 5;
+            const int in = wrong == 7   ? 4
+                           : wrong == 8 ? 10
+                                        : 5,
+                      out = wrong == 9    ? 4
+                            : wrong == 10 ? 50
+                                          : 5;
             fn_plan *plan = one_op(FN_TRAIN, names[i], from, in, to, out, &op);
             if (i == 0) {
                 if (wrong != 11)
-                    fn_op_param(plan, op, wrong == 12 ? param(plan, 25, 0, 1) : param(plan, 5, 5, 1));
+                    fn_op_param(plan, op,
+                                wrong == 12 ? param(plan, 25, 0, 1) : param(plan, 5, 5, 1));
                 if (wrong == 13) fn_op_param(plan, op, param(plan, 6, 0, 1));
             }
             if (statistics) {
@@ -280,13 +289,16 @@ static void params_and_work(void) {
     const spec s = {.widths = {5, 3}, .mode = FN_TRAIN, .max_rows = 4};
     network n = make_network(s);
     float values[15] = {0};
-    CHECK(fn_params_get(n.params, -1, 0, values) == FN_EINVAL && fn_params_set(n.params, -1, 0, values));
-    CHECK(fn_params_get(n.params, 2, 0, values) == FN_EINVAL && fn_params_set(n.params, 2, 0, values));
+    CHECK(fn_params_get(n.params, -1, 0, values) == FN_EINVAL &&
+          fn_params_set(n.params, -1, 0, values));
+    CHECK(fn_params_get(n.params, 2, 0, values) == FN_EINVAL &&
+          fn_params_set(n.params, 2, 0, values));
     for (int part = -1; part < 5; part++)
         if (part) CHECK(fn_params_get(n.params, 0, part, values) == FN_EINVAL, "part %d", part);
     CHECK(fn_params_need_slots(n.params, 3, 0) == FN_EINVAL);
     CHECK(fn_params_need_slots(n.params, -1, 0) == FN_EINVAL);
-    CHECK(!fn_work_new(n.plan, 0) && !fn_work_new(n.plan, -1) && !fn_work_new(n.plan, FN_MAX_THREADS + 1));
+    CHECK(!fn_work_new(n.plan, 0) && !fn_work_new(n.plan, -1) &&
+          !fn_work_new(n.plan, FN_MAX_THREADS + 1));
     CHECK(!fn_work_buffer(n.work, n.plan, -1, 0) && !fn_work_buffer(n.work, n.plan, 99, 1));
     CHECK(!fn_work_buffer(n.work, n.plan, 0, 1)); /* nothing wants the gradient of the input */
     CHECK(fn_optimizer_slots("sdg") == -1 && !fn_table_name("op", -1) && !fn_table_name("opt", 0));
@@ -347,10 +359,11 @@ static void runs_that_do_not_fit(void) {
     free_data(&d);
 }
 
-/* ---- bad data ----------------------------------------------------------------------------------- */
+/* ---- bad data ---- */
+*/
 
-/* The place that comes first in the order is reported, for any number of threads. */
-static void bad_values_name_their_place(void) {
+    /* The place that comes first in the order is reported, for any number of threads. */
+    static void bad_values_name_their_place(void) {
     enum { N = 96, COLS = 37 };
     const double bad[] = {NAN, INFINITY, -INFINITY, 1e300}; /* the last: only as float64 */
     for (int mode = FN_PREDICT; mode <= FN_TRAIN; mode++)
@@ -388,7 +401,8 @@ static void bad_values_name_their_place(void) {
                     const snapshot before = take(&n, 0);
                     fn_result r;
                     CHECK(fn_run(n.plan, n.params, n.work, &a, &r) == FN_EINPUT);
-                    CHECK(r.bad_source == 0 && r.bad_row == (order ? order[from] : from) && r.bad_column == 5,
+                    CHECK(r.bad_source == 0 && r.bad_row == (order ? order[from] : from) &&
+                              r.bad_column == 5,
                           "mode %d kind %d: source %d row %d column %d", mode, kind, r.bad_source,
                           (int)r.bad_row, (int)r.bad_column);
                     if (from < 40) CHECK(same_and_free(before, take(&n, 0)));
@@ -401,7 +415,8 @@ static void bad_values_name_their_place(void) {
 static void bad_targets_and_weights(void) {
     for (int source = 1; source <= 2; source++)
         for (int threads = 1; threads <= 3; threads++) {
-            const spec s = {.widths = {13, 5}, .mode = FN_TRAIN, .max_rows = 16, .head = WEIGHTED_MSE};
+            const spec s = {
+                .widths = {13, 5}, .mode = FN_TRAIN, .max_rows = 16, .head = WEIGHTED_MSE};
             network n = make_network(s);
             data d = make_data(16, 13, 5);
             if (source == 1) d.targets[7 * 5 + 4] = NAN;
@@ -414,7 +429,8 @@ static void bad_targets_and_weights(void) {
             const snapshot before = take(&n, 0);
             fn_result r;
             CHECK(fn_run(n.plan, n.params, n.work, &a, &r) == FN_EINPUT);
-            CHECK(r.bad_source == source && r.bad_row == 7 && r.bad_column == (source == 1 ? 4 : 0));
+            CHECK(r.bad_source == source && r.bad_row == 7 &&
+                  r.bad_column == (source == 1 ? 4 : 0));
             CHECK(same_and_free(before, take(&n, 0)));
             free(before.values);
             free_data(&d);
@@ -427,7 +443,8 @@ static void divergence_keeps_weights(void) {
     for (int update = FN_UPDATE_FUSED; update <= FN_UPDATE_FLAT; update++)
         for (int batch = 1; batch <= 8; batch += 7)
             for (int threads = 1; threads <= 8; threads += threads < 3 ? 1 : 5) {
-                const spec s = {.widths = {13, 35, 6}, .mode = FN_TRAIN, .update = update, .max_rows = batch};
+                const spec s = {
+                    .widths = {13, 35, 6}, .mode = FN_TRAIN, .update = update, .max_rows = batch};
                 network n = make_network(s), two = make_network(s);
                 data d = make_data(64, 13, 6);
                 const double rates[8] = {0.1, 3e36, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1};
@@ -467,4 +484,6 @@ static const test tests[] = {
     {"divergence keeps the weights of the step before", divergence_keeps_weights},
 };
 
-int main(int argc, char **argv) { return run_tests(argc, argv, tests, sizeof tests / sizeof *tests); }
+int main(int argc, char **argv) {
+    return run_tests(argc, argv, tests, sizeof tests / sizeof *tests);
+}

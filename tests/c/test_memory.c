@@ -1,5 +1,5 @@
-/* test_memory.c - any allocation may fail: an error, no leak (the address sanitizer looks), and everything
- * works afterwards. Runs allocate nothing.
+/* test_memory.c - any allocation may fail: an error, no leak (the address sanitizer looks), and
+ * everything works afterwards. Runs allocate nothing.
  */
 #include "network.h"
 
@@ -49,7 +49,11 @@ static void any_allocation_may_fail(void) {
     static const spec networks[] = {
         {.widths = {7, 9, 11, 5, 3}, .mode = FN_TRAIN, .max_rows = 4, .dropout = 0.25, .metric = 1},
         {.widths = {201, 103, 3}, .mode = FN_TRAIN, .max_rows = 4, .update = FN_UPDATE_FLAT},
-        {.widths = {201, 103, 3}, .mode = FN_TRAIN, .max_rows = 4, .gemm = FN_GEMM_SGEMM, .lanes = 2},
+        {.widths = {201, 103, 3},
+         .mode = FN_TRAIN,
+         .max_rows = 4,
+         .gemm = FN_GEMM_SGEMM,
+         .lanes = 2},
         {.widths = {7, 9, 11, 5, 3}, .mode = FN_EVALUATE, .max_rows = 4, .head = WEIGHTED_MSE},
         {.widths = {7, 9, 11, 5, 3}, .mode = FN_PREDICT, .max_rows = 4},
     };
@@ -127,11 +131,13 @@ static void calls_may_be_repeated(void) {
     free_data(&d);
 }
 
-/* Padding, panels and tiles of every size around the vectors: no byte outside a block is touched. */
+/* Padding, panels and tiles of every size around the vectors: no byte outside a block is touched.
+ */
 static void every_small_size(void) {
     for (int k = 1; k <= 35; k += 1 + k / 9)
         for (int units = 1; units <= 70; units += units < 35 ? 2 : 17) {
-            spec s = {.widths = {k, units, 1 + units % 5}, .mode = FN_TRAIN, .max_rows = 9, .head = MSE};
+            spec s = {
+                .widths = {k, units, 1 + units % 5}, .mode = FN_TRAIN, .max_rows = 9, .head = MSE};
             data d = make_data(ROWS, k, 1 + units % 5);
             const training t = {9, 1, 1, make_optimizer("momentum", 0), 0};
             free(train_new(s, &d, &t).values);
@@ -179,4 +185,6 @@ static const test tests[] = {
     {"weights in and out", params_round_trip},
 };
 
-int main(int argc, char **argv) { return run_tests(argc, argv, tests, sizeof tests / sizeof *tests); }
+int main(int argc, char **argv) {
+    return run_tests(argc, argv, tests, sizeof tests / sizeof *tests);
+}

@@ -1,5 +1,5 @@
-/* test_predict.c - a row's prediction has the same bits alone and anywhere in a batch, from every kind of
- * source, whatever the values are.
+/* test_predict.c - a row's prediction has the same bits alone and anywhere in a batch, from every
+ * kind of source, whatever the values are.
  */
 #include "network.h"
 
@@ -19,12 +19,14 @@ static float *alone(network *many, fn_source source, int units) {
     network one = make_network(s);
     fn_params_copy_weights(one.params, many->params);
     float *y = block((size_t)(ROWS * units) * sizeof(float));
-    for (int r = 0; r < ROWS; r++) CHECK(predict(&one, source, NULL, r, 1, 1, 1, y + r * units) == FN_OK);
+    for (int r = 0; r < ROWS; r++)
+        CHECK(predict(&one, source, NULL, r, 1, 1, 1, y + r * units) == FN_OK);
     free_network(&one);
     return y;
 }
 
-/* Batches of 1 to 50 rows (or every step-th): in order and shuffled, and a row at every position at once. */
+/* Batches of 1 to 50 rows (or every step-th): in order and shuffled, and a row at every position at
+ * once. */
 static void check_positions(network *n, fn_source source, const float *want, int units, int step) {
     float *y = block((size_t)(ROWS * units) * sizeof(float));
     int64_t order[ROWS];
@@ -83,7 +85,8 @@ static void rows_alone_and_in_batches(void) {
 
 /* Rows of zeros, of -0, and weights that are infinite, NaN, denormal or zeros of either sign. */
 static void special_values(void) {
-    static const float strange[] = {INFINITY, -INFINITY, NAN, 1e-41f, -1e-45f, 0.0f, -0.0f, 3e38f, -1e-38f};
+    static const float strange[] = {INFINITY, -INFINITY, NAN,   1e-41f, -1e-45f,
+                                    0.0f,     -0.0f,     3e38f, -1e-38f};
     enum { STRANGE = sizeof strange / sizeof *strange };
     for (int i = 0; i < NETWORKS; i++)
         for (int kind = 0; kind <= STRANGE; kind++) {
@@ -101,7 +104,8 @@ static void special_values(void) {
             for (int j = 0; j < k * first; j++)
                 if (random_bits() % 16 == 0)
                     w[j] = strange[kind < STRANGE ? kind : (int)(random_bits() % STRANGE)];
-            CHECK(fn_params_set(n.params, 0, 0, w) == FN_OK && fn_params_set(n.params, 1, 0, b) == FN_OK);
+            CHECK(fn_params_set(n.params, 0, 0, w) == FN_OK &&
+                  fn_params_set(n.params, 1, 0, b) == FN_OK);
             const fn_source source = {d.x, FN_F32, (size_t)k * sizeof(float)};
             float *want = alone(&n, source, units);
             check_positions(&n, source, want, units, SANITIZED ? 17 : 7);
@@ -111,7 +115,8 @@ static void special_values(void) {
         }
 }
 
-/* Whether one step broke the weights; rows that do not read these weights are predicted alone and together.
+/* Whether one step broke the weights; rows that do not read these weights are predicted alone and
+ * together.
  */
 static int break_weights(int flat, int batch, int class) {
     spec s = {.widths = {150, 35, 6}, .mode = FN_TRAIN, .max_rows = 8};
@@ -146,8 +151,8 @@ static int break_weights(int flat, int batch, int class) {
     return broken;
 }
 
-/* Training may leave weights that are infinite; predictions of one row must know. Which of the classes have
- * a gradient when the logits are huge does not matter here. */
+/* Training may leave weights that are infinite; predictions of one row must know. Which of the
+ * classes have a gradient when the logits are huge does not matter here. */
 static void weights_that_training_broke(void) {
     for (int flat = 0; flat < 2; flat++)
         for (int batch = 1, broken = 0; batch <= 8; broken = 0, batch += 7) {
@@ -156,13 +161,15 @@ static void weights_that_training_broke(void) {
         }
 }
 
-/* ---- sources ------------------------------------------------------------------------------------ */
+/* ---- sources ---- */
+*/
 
-static size_t size_of(fn_dtype dtype) {
+    static size_t size_of(fn_dtype dtype) {
     return dtype == FN_F64 || dtype == FN_I64 ? 8 : dtype == FN_F32 || dtype == FN_I32 ? 4 : 1;
 }
 
-/* The same small whole numbers in a block of any dtype, exactly as long as its values, `gap` bytes apart. */
+/* The same small whole numbers in a block of any dtype, exactly as long as its values, `gap` bytes
+ * apart. */
 static void *as_dtype(const int *values, int rows, int cols, fn_dtype dtype, size_t gap) {
     const size_t item = size_of(dtype), row = (size_t)cols * item + gap;
     char *memory = block((size_t)rows * row - gap);
@@ -204,7 +211,8 @@ static void sources_of_every_dtype(void) {
                 float *want = alone(&reference, converted, units);
                 for (size_t gap = 0; gap <= 24; gap += 24) {
                     void *memory = as_dtype(values, ROWS, k, dtypes[t], gap);
-                    const fn_source source = {memory, dtypes[t], (size_t)k * size_of(dtypes[t]) + gap};
+                    const fn_source source = {memory, dtypes[t],
+                                              (size_t)k * size_of(dtypes[t]) + gap};
                     float *one = alone(&n, source, units);
                     CHECK(same_values(one, want, ROWS * units), "dtype %d, scaled %d", t, scaled);
                     check_positions(&n, source, want, units, SANITIZED ? 37 : 11);
@@ -239,4 +247,6 @@ static const test tests[] = {
     {"rows that overlap, and no rows", rows_that_overlap},
 };
 
-int main(int argc, char **argv) { return run_tests(argc, argv, tests, sizeof tests / sizeof *tests); }
+int main(int argc, char **argv) {
+    return run_tests(argc, argv, tests, sizeof tests / sizeof *tests);
+}

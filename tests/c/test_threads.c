@@ -1,5 +1,5 @@
-/* test_threads.c - the team: every thread works, many callers at once, children of a process that used it,
- * and phases of very many tiles.
+/* test_threads.c - the team: every thread works, many callers at once, children of a process that
+ * used it, and phases of very many tiles.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -20,7 +20,8 @@ static void every_thread_runs_a_tile(void) {
         fn_threads_seen_reset();
         CHECK(fn_threads_seen() == 0);
         for (int i = 0; i < 400 && fn_threads_seen() != all; i++) CHECK(train(&n, &d, &t) == FN_OK);
-        CHECK(fn_threads_seen() == all, "%d threads, seen %x", threads, (unsigned)fn_threads_seen());
+        CHECK(fn_threads_seen() == all, "%d threads, seen %x", threads,
+              (unsigned)fn_threads_seen());
         free_network(&n);
     }
     free_data(&d);
@@ -39,7 +40,8 @@ static void the_caller_decides(void) {
     a.threads = 0;
     fn_set_threads(3);
     CHECK(fn_get_threads() == 3);
-    CHECK(fn_run(n.plan, n.params, n.work, &a, &r) == FN_OK && r.threads == 3); /* FASTNET_ALWAYS_THREAD */
+    CHECK(fn_run(n.plan, n.params, n.work, &a, &r) == FN_OK &&
+          r.threads == 3); /* FASTNET_ALWAYS_THREAD */
     fn_set_threads(0);
     const char *why = NULL;
     CHECK(fn_cpus_available(&why) >= 1 && why && fn_get_threads() >= 1);
@@ -49,9 +51,10 @@ static void the_caller_decides(void) {
     free_data(&d);
 }
 
-/* ---- many callers ------------------------------------------------------------------------------- */
+/* ---- many callers ---- */
+*/
 
-typedef struct {
+    typedef struct {
     network *shared;
     const data *d;
     const float *want;
@@ -65,9 +68,11 @@ static void *predict_often(void *argument) {
     const fn_source source = {c->d->x, FN_F32, (size_t)c->d->cols * sizeof(float)};
     n.work = fn_work_new(n.plan, 3);
     for (int i = 0; i < (SANITIZED ? 60 : 400); i++) {
-        const int first = (c->seed + i * 5) % (ROWS - 1), most = ROWS - first, rows = 1 + (i * 11) % most;
+        const int first = (c->seed + i * 5) % (ROWS - 1), most = ROWS - first,
+                  rows = 1 + (i * 11) % most;
         const fn_status status = predict(&n, source, NULL, first, rows, 1 + i % 16, i % 4, y);
-        c->wrong += status != FN_OK || memcmp(y, c->want + first * 10, (size_t)rows * 10 * sizeof(float));
+        c->wrong +=
+            status != FN_OK || memcmp(y, c->want + first * 10, (size_t)rows * 10 * sizeof(float));
     }
     fn_work_free(n.work);
     free(y);
@@ -96,7 +101,8 @@ static void predictions_share_params(void) {
     free_data(&d);
 }
 
-static const spec trained_spec = {.widths = {97, 33, 10}, .mode = FN_TRAIN, .max_rows = 7, .dropout = 0.25};
+static const spec trained_spec = {
+    .widths = {97, 33, 10}, .mode = FN_TRAIN, .max_rows = 7, .dropout = 0.25};
 
 static void *train_often(void *argument) {
     caller *c = argument;
@@ -131,9 +137,10 @@ static void several_train_at_once(void) {
     free_data(&d);
 }
 
-/* ---- forks -------------------------------------------------------------------------------------- */
+/* ---- forks ---- */
+*/
 
-static int child_trains(const data *d, snapshot want) {
+    static int child_trains(const data *d, snapshot want) {
     alarm(60); /* a child that hangs is killed, and counted */
     const training t = {7, 2, 4, make_optimizer("adam", 0), 0};
     const snapshot got = train_new(trained_spec, d, &t);
@@ -146,7 +153,8 @@ static void children_can_train(void) {
     const training t = {7, 2, 4, make_optimizer("adam", 0), 0};
     fn_fork_guard();
     fn_fork_guard();
-    const snapshot want = train_new(trained_spec, &d, &t); /* two threads have run in this process */
+    const snapshot want =
+        train_new(trained_spec, &d, &t); /* two threads have run in this process */
     fflush(stdout);
     pid_t children[CHILDREN];
     for (int i = 0; i < CHILDREN; i++) {
@@ -167,9 +175,10 @@ static void children_can_train(void) {
     free_data(&d);
 }
 
-/* ---- very many tiles ---------------------------------------------------------------------------- */
+/* ---- very many tiles ---- */
+*/
 
-static void phases_of_many_tiles(void) {
+    static void phases_of_many_tiles(void) {
     enum { MANY = 600000 }; /* a minibatch of 150,000 tiles while its rows are read */
     spec s = {.widths = {1, 1}, .mode = FN_TRAIN, .head = MSE, .max_rows = MANY};
     data d = make_data(1, 1, 1);
@@ -179,8 +188,11 @@ static void phases_of_many_tiles(void) {
         network n = make_network(s);
         const fn_optimizer sgd = make_optimizer("sgd", 0);
         const double rates[3] = {0.1, 0.1, 0.1};
-        fn_run_args a = {
-            .n_rows = MANY, .batch_size = MANY, .rates = rates, .optimizer = &sgd, .threads = threads};
+        fn_run_args a = {.n_rows = MANY,
+                         .batch_size = MANY,
+                         .rates = rates,
+                         .optimizer = &sgd,
+                         .threads = threads};
         set_sources(&a, &n, &d);
         a.sources[0].data = a.sources[1].data = x;
         fn_result r;
@@ -204,4 +216,6 @@ static const test tests[] = {
     {"phases of more than 65536 tiles", phases_of_many_tiles},
 };
 
-int main(int argc, char **argv) { return run_tests(argc, argv, tests, sizeof tests / sizeof *tests); }
+int main(int argc, char **argv) {
+    return run_tests(argc, argv, tests, sizeof tests / sizeof *tests);
+}

@@ -67,18 +67,21 @@ static float grid(uint64_t i, int log2_n) {
     return from_bits((uint32_t)(i * step + ((z ^ (z >> 31)) & (step - 1))));
 }
 
-/* ---- the functions ----------------------------------------------------------------------- */
+/* ---- the functions ---- */
 
 typedef void vector_fn(const float *x, float *y, int n);
 
-#define VECTOR(f)                                                                                \
-    static void vector_##f(const float *x, float *y, int n) {                                    \
-        for (int i = 0; i < n; i += FN_LANES) v_store(y + i, v_##f(v_load(x + i)));              \
+#define VECTOR(f)                                                                   \
+    static void vector_##f(const float *x, float *y, int n) {                       \
+        for (int i = 0; i < n; i += FN_LANES) v_store(y + i, v_##f(v_load(x + i))); \
     }
-VECTOR(exp) VECTOR(expm1) VECTOR(log) VECTOR(log1p) VECTOR(tanh) VECTOR(sigmoid) VECTOR(erf)
-VECTOR(softplus)
+VECTOR(exp)
+VECTOR(expm1)
+VECTOR(log) VECTOR(log1p) VECTOR(tanh) VECTOR(sigmoid) VECTOR(erf) VECTOR(softplus)
 
-static double true_log(double x) { return denormal(x) ? -INFINITY : log(x); } /* as documented */
+    static double true_log(double x) {
+    return denormal(x) ? -INFINITY : log(x);
+} /* as documented */
 static double true_sigmoid(double x) { return 1 / (1 + exp(-x)); }
 static double true_softplus(double x) { return fmax(x, 0) + log1p(exp(-fabs(x))) + 0 * x; }
 
@@ -159,40 +162,49 @@ static void check_function(const function *f, int log2_n) {
     fflush(stdout);
 }
 
-/* ---- special values: exact results ------------------------------------------------------- */
+/* ---- special values: exact results ---- */
 
 static const struct {
     const char *name;
     float x, y;
 } specials[] = {
-    {"exp", 0.0f, 1.0f}, {"exp", -0.0f, 1.0f}, {"exp", INFINITY, INFINITY},
-    {"exp", -INFINITY, 0.0f}, {"exp", FLT_MAX, INFINITY}, {"exp", -FLT_MAX, 0.0f},
-    {"exp", 1e-30f, 1.0f}, {"exp", 88.8f, INFINITY},
-    {"expm1", 0.0f, 0.0f}, {"expm1", -0.0f, -0.0f}, {"expm1", INFINITY, INFINITY},
-    {"expm1", -INFINITY, -1.0f}, {"expm1", FLT_MAX, INFINITY}, {"expm1", -FLT_MAX, -1.0f},
-    {"expm1", 1e-30f, 1e-30f}, {"expm1", -1e-30f, -1e-30f}, {"expm1", 88.8f, INFINITY},
-    {"log", 1.0f, 0.0f}, {"log", 0.0f, -INFINITY}, {"log", -0.0f, -INFINITY}, {"log", -1.0f, NAN},
-    {"log", INFINITY, INFINITY}, {"log", -INFINITY, NAN}, {"log", 1e-40f, -INFINITY},
-    {"log", -1e-40f, -INFINITY}, {"log", -FLT_MAX, NAN}, {"log", -FLT_MIN, NAN},
-    {"log1p", 0.0f, 0.0f}, {"log1p", -0.0f, -0.0f}, {"log1p", -1.0f, -INFINITY},
-    {"log1p", -2.0f, NAN}, {"log1p", INFINITY, INFINITY}, {"log1p", -INFINITY, NAN},
-    {"log1p", 1e-30f, 1e-30f}, {"log1p", -1e-30f, -1e-30f},
-    {"tanh", 0.0f, 0.0f}, {"tanh", -0.0f, -0.0f}, {"tanh", INFINITY, 1.0f},
-    {"tanh", -INFINITY, -1.0f}, {"tanh", FLT_MAX, 1.0f}, {"tanh", -FLT_MAX, -1.0f},
-    {"tanh", 10.0f, 1.0f}, {"tanh", -10.0f, -1.0f}, {"tanh", 1e-30f, 1e-30f},
-    {"tanh", -1e-30f, -1e-30f},
-    {"sigmoid", 0.0f, 0.5f}, {"sigmoid", -0.0f, 0.5f}, {"sigmoid", INFINITY, 1.0f},
-    {"sigmoid", -INFINITY, 0.0f}, {"sigmoid", FLT_MAX, 1.0f}, {"sigmoid", -FLT_MAX, 0.0f},
-    {"erf", 0.0f, 0.0f}, {"erf", -0.0f, -0.0f}, {"erf", INFINITY, 1.0f}, {"erf", -INFINITY, -1.0f},
-    {"erf", FLT_MAX, 1.0f}, {"erf", -FLT_MAX, -1.0f}, {"erf", 4.0f, 1.0f}, {"erf", -4.0f, -1.0f},
-    {"softplus", INFINITY, INFINITY}, {"softplus", -INFINITY, 0.0f},
-    {"softplus", FLT_MAX, FLT_MAX}, {"softplus", -FLT_MAX, 0.0f},
-    {"softplus", 0.0f, 0x1.62e430p-1f},
+    {"exp", 0.0f, 1.0f},           {"exp", -0.0f, 1.0f},
+    {"exp", INFINITY, INFINITY},   {"exp", -INFINITY, 0.0f},
+    {"exp", FLT_MAX, INFINITY},    {"exp", -FLT_MAX, 0.0f},
+    {"exp", 1e-30f, 1.0f},         {"exp", 88.8f, INFINITY},
+    {"expm1", 0.0f, 0.0f},         {"expm1", -0.0f, -0.0f},
+    {"expm1", INFINITY, INFINITY}, {"expm1", -INFINITY, -1.0f},
+    {"expm1", FLT_MAX, INFINITY},  {"expm1", -FLT_MAX, -1.0f},
+    {"expm1", 1e-30f, 1e-30f},     {"expm1", -1e-30f, -1e-30f},
+    {"expm1", 88.8f, INFINITY},    {"log", 1.0f, 0.0f},
+    {"log", 0.0f, -INFINITY},      {"log", -0.0f, -INFINITY},
+    {"log", -1.0f, NAN},           {"log", INFINITY, INFINITY},
+    {"log", -INFINITY, NAN},       {"log", 1e-40f, -INFINITY},
+    {"log", -1e-40f, -INFINITY},   {"log", -FLT_MAX, NAN},
+    {"log", -FLT_MIN, NAN},        {"log1p", 0.0f, 0.0f},
+    {"log1p", -0.0f, -0.0f},       {"log1p", -1.0f, -INFINITY},
+    {"log1p", -2.0f, NAN},         {"log1p", INFINITY, INFINITY},
+    {"log1p", -INFINITY, NAN},     {"log1p", 1e-30f, 1e-30f},
+    {"log1p", -1e-30f, -1e-30f},   {"tanh", 0.0f, 0.0f},
+    {"tanh", -0.0f, -0.0f},        {"tanh", INFINITY, 1.0f},
+    {"tanh", -INFINITY, -1.0f},    {"tanh", FLT_MAX, 1.0f},
+    {"tanh", -FLT_MAX, -1.0f},     {"tanh", 10.0f, 1.0f},
+    {"tanh", -10.0f, -1.0f},       {"tanh", 1e-30f, 1e-30f},
+    {"tanh", -1e-30f, -1e-30f},    {"sigmoid", 0.0f, 0.5f},
+    {"sigmoid", -0.0f, 0.5f},      {"sigmoid", INFINITY, 1.0f},
+    {"sigmoid", -INFINITY, 0.0f},  {"sigmoid", FLT_MAX, 1.0f},
+    {"sigmoid", -FLT_MAX, 0.0f},   {"erf", 0.0f, 0.0f},
+    {"erf", -0.0f, -0.0f},         {"erf", INFINITY, 1.0f},
+    {"erf", -INFINITY, -1.0f},     {"erf", FLT_MAX, 1.0f},
+    {"erf", -FLT_MAX, -1.0f},      {"erf", 4.0f, 1.0f},
+    {"erf", -4.0f, -1.0f},         {"softplus", INFINITY, INFINITY},
+    {"softplus", -INFINITY, 0.0f}, {"softplus", FLT_MAX, FLT_MAX},
+    {"softplus", -FLT_MAX, 0.0f},  {"softplus", 0.0f, 0x1.62e430p-1f},
 };
 
 static void check_specials(const function *f) {
-    const uint32_t nans[] = {0x7fc00000, 0xffc00000, 0x7fc00001, 0x7fffffff, 0xffffffff,
-                             0x7f800001};
+    const uint32_t nans[] = {0x7fc00000, 0xffc00000, 0x7fc00001,
+                             0x7fffffff, 0xffffffff, 0x7f800001};
     int n_nans = sizeof nans / sizeof *nans, n = sizeof specials / sizeof *specials;
     for (int i = 0; i < n + n_nans; i++) {
         if (i < n && strcmp(specials[i].name, f->name)) continue;
@@ -212,7 +224,7 @@ static void check_specials(const function *f) {
     }
 }
 
-/* ---- the activations --------------------------------------------------------------------- */
+/* ---- the activations ---- */
 
 enum { FN_FROM_OUTPUT, FN_FROM_INPUT };
 typedef void gradient_fn(const float *kept, const float *dy, float *dx, int n);
@@ -220,20 +232,20 @@ typedef void gradient_fn(const float *kept, const float *dy, float *dx, int n);
 /* The derivative sees x or y alone, as its line says: the other name is not declared. */
 #define KEPT_FN_FROM_OUTPUT vf y = v_load(kept + i)
 #define KEPT_FN_FROM_INPUT vf x = v_load(kept + i)
-#define FN_ACTIVATION(name, uses, forward, derivative)                                           \
-    static void forward_##name(const float *input, float *output, int n) {                       \
-        for (int i = 0; i < n; i += FN_LANES) {                                                  \
-            vf x = v_load(input + i);                                                            \
-            v_store(output + i, forward);                                                        \
-        }                                                                                        \
-    }                                                                                            \
-    static void gradient_##name(const float *kept, const float *gradient, float *dx, int n) {    \
-        for (int i = 0; i < n; i += FN_LANES) {                                                  \
-            vf dy = v_load(gradient + i);                                                        \
-            KEPT_##uses;                                                                         \
-            (void)sizeof(KEPT_NAME_##uses);                                                      \
-            v_store(dx + i, derivative);                                                         \
-        }                                                                                        \
+#define FN_ACTIVATION(name, uses, forward, derivative)                                        \
+    static void forward_##name(const float *input, float *output, int n) {                    \
+        for (int i = 0; i < n; i += FN_LANES) {                                               \
+            vf x = v_load(input + i);                                                         \
+            v_store(output + i, forward);                                                     \
+        }                                                                                     \
+    }                                                                                         \
+    static void gradient_##name(const float *kept, const float *gradient, float *dx, int n) { \
+        for (int i = 0; i < n; i += FN_LANES) {                                               \
+            vf dy = v_load(gradient + i);                                                     \
+            KEPT_##uses;                                                                      \
+            (void)sizeof(KEPT_NAME_##uses);                                                   \
+            v_store(dx + i, derivative);                                                      \
+        }                                                                                     \
     }
 #define KEPT_NAME_FN_FROM_OUTPUT y
 #define KEPT_NAME_FN_FROM_INPUT x
@@ -356,8 +368,9 @@ static void check_activation_block(const activation *a, const record *r, const f
 }
 
 static void check_activation(const activation *a, int log2_n) {
-    static const float extremes[] = {0.0f, -0.0f, INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, FLT_MIN,
-                                     -FLT_MIN, 1e-40f, -1e-40f, NAN, -NAN, 3.0f, -3.0f};
+    static const float extremes[] = {0.0f,     -0.0f,   INFINITY, -INFINITY, FLT_MAX,
+                                     -FLT_MAX, FLT_MIN, -FLT_MIN, 1e-40f,    -1e-40f,
+                                     NAN,      -NAN,    3.0f,     -3.0f};
     const record *r = find_record(a->name);
     double worst[2] = {0, 0};
     float x[BLOCK];

@@ -1,0 +1,171 @@
+/* dense_tiles.h - the register tiles of the dense op: forward, back to the input, and the gradient
+ * of W.
+ *
+ * A tile is rows x vecs accumulators that stay in registers while one loop runs over what is
+ * summed; rows and vecs are constants at every call, so the compiler unrolls. Panels of W: see
+ * ops/dense.c.
+ */
+#ifndef FN_DENSE_TILES_H
+#define FN_DENSE_TILES_H
+
+#include "kernels/level.h"
+
+/* ---- forward: y = x @ W + b, over d_in in order ---- */
+
+/* rows x vecs register tile. bias may be NULL. */
+FN_INLINE void forward_tile(int rows, int vecs, int64_t d_in, const float *const *rows_of_x,
+                            const float *w, const float *bias, float *y, int64_t ldy) {
+    const float *x[ROWS];
+    for (int i = 0; i < rows; i++) x[i] = rows_of_x[i];
+    vf sum[ROWS][2];
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vecs; v++) sum[i][v] = bias ? v_load(bias + v * LANES) : v_set(0);
+    for (int64_t k = 0; k < d_in; k++) {
+        vf weight[2];
+        for (int v = 0; v < vecs; v++) weight[v] = v_load(w + (k * vecs + v) * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) {
+            const vf s = v_set(x[i][k]);
+            for (int v = 0; v < vecs; v++) sum[i][v] = v_fma(s, weight[v], sum[i][v]);
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vecs; v++) v_store(y + i * ldy + v * LANES, sum[i][v] + 0.0f);
+}
+
+/* One panel, any number of rows up to ROWS. */
+FN_INLINE void forward_rows(int rows, int vecs, int64_t d_in, const float *const *x, const float *w,
+                            const float *bias, float *y, int64_t ldy) {
+    switch (rows) {
+    case 1: forward_tile(1, vecs, d_in, x, w, bias, y, ldy); break;
+    case 2: forward_tile(2, vecs, d_in, x, w, bias, y, ldy); break;
+    case 3: forward_tile(3, vecs, d_in, x, w, bias, y, ldy); break;
+    case 4: forward_tile(4, vecs, d_in, x, w, bias, y, ldy); break;
+    case 5: forward_tile(5, vecs, d_in, x, w, bias, y, ldy); break;
+    case 6: forward_tile(6, vecs, d_in, x, w, bias, y, ldy); break;
+#if FN_LANES == 16
+    case 7: forward_tile(7, vecs, d_in, x, w, bias, y, ldy); break;
+    case 8: forward_tile(8, vecs, d_in, x, w, bias, y, ldy); break;
+#endif
+    }
+}
+
+/* One row, `panels` panels side by side; where: the positions of x to visit, or NULL for all. */
+FN_INLINE void forward_row(int panels, int vecs, int64_t d_in, int64_t count, const int32_t *where,
+                           const float *x, const float *w, const float *bias, float *y) {
+    vf sum[4][2];
+    for (int p = 0; p < panels; p++)
+        for (int v = 0; v < vecs; v++)
+            sum[p][v] = bias ? v_load(bias + p * PANEL + v * LANES) : v_set(0);
+    for (int64_t j = 0; j < count; j++) {
+        const int64_t k = where ? where[j] : j;
+        const vf s = v_set(x[k]);
+        for (int p = 0; p < panels; p++)
+            for (int v = 0; v < vecs; v++) {
+                const vf weight = v_load(w + p * PANEL * d_in + (k * vecs + v) * LANES);
+                sum[p][v] = v_fma(s, weight, sum[p][v]);
+            }
+    }
+    for (int p = 0; p < panels; p++)
+        for (int v = 0; v < vecs; v++) v_store(y + p * PANEL + v * LANES, sum[p][v] + 0.0f);
+}
+
+/* ---- back to the input: dx = dy @ W^T ---- */
+
+/* 3 x 4 dot products along the columns of W, lane by lane. w: rows k .. k + 3 in a panel of one and
+ * of two vectors; n <= 4 of them are wanted. */
+FN_INLINE void backward_tile(int rows, int64_t d_in, int64_t units, const float *const *w,
+                             const float *dy, int64_t ldy, float *dx, int64_t ldx, int n) {
+    vf sum[3][4];
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < 4; j++) sum[i][j] = v_set(0);
+    for (int64_t c = 0; c < units; c += PANEL) {
+        const int vecs = units - c > LANES ? 2 : 1;
+        for (int v = 0; v < vecs; v++) {
+            vf weight[4];
+            for (int j = 0; j < 4; j++)
+                weight[j] = v_load(w[j * 2 + vecs - 1] + c * d_in + v * LANES);
+            for (int i = 0; i < rows; i++) {
+                const vf g = v_load(dy + i * ldy + c + v * LANES);
+                for (int j = 0; j < 4; j++) sum[i][j] = v_fma(g, weight[j], sum[i][j]);
+            }
+        }
+    }
+    for (int i = 0; i < rows; i++) {
+        const vq total = v_sum4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
+        for (int j = 0; j < n; j++) dx[i * ldx + j] = total[j];
+    }
+}
+
+/* The same over units in order, from a transposed copy t (units, ldt). */
+FN_INLINE void narrow_tile(int rows, int vecs, int64_t units, const float *t, int64_t ldt,
+                           const float *dy, int64_t ldy, float *dx, int64_t ldx) {
+    vf sum[ROWS][2];
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vecs; v++) sum[i][v] = v_set(0);
+    for (int64_t c = 0; c < units; c++) {
+        vf weight[2];
+        for (int v = 0; v < vecs; v++) weight[v] = v_load(t + c * ldt + v * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) {
+            const vf g = v_set(dy[i * ldy + c]);
+            for (int v = 0; v < vecs; v++) sum[i][v] = v_fma(g, weight[v], sum[i][v]);
+        }
+    }
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vecs; v++) v_store(dx + i * ldx + v * LANES, sum[i][v]);
+}
+
+/* All columns of dx for `rows` rows; the padding of t is zero, so whole vectors up to ldx are. */
+FN_INLINE void narrow_rows(int rows, int64_t units, const float *t, int64_t ldt, const float *dy,
+                           int64_t ldy, float *dx, int64_t ldx) {
+    int64_t k = 0;
+    for (; k + PANEL <= ldx; k += PANEL)
+        narrow_tile(rows, 2, units, t + k, ldt, dy, ldy, dx + k, ldx);
+    for (; k < ldx; k += LANES) narrow_tile(rows, 1, units, t + k, ldt, dy, ldy, dx + k, ldx);
+}
+
+/* ---- gradient of W: x^T @ dy ---- */
+
+enum { BLOCK = 64 }; /* rows of the batch summed at a time */
+
+/* g (n, vecs) += sum over rows of x[r][0..n) * dy[r]; from zero if `first`. */
+FN_INLINE void gradient_tile(int n, int vecs, bool first, int64_t rows, const float *const *x,
+                             int64_t k, const float *dy, int64_t ldy, float *g) {
+    vf sum[ROWS][2];
+    for (int i = 0; i < n; i++)
+        for (int v = 0; v < vecs; v++)
+            sum[i][v] = first ? v_set(0) : v_load(g + (i * vecs + v) * LANES);
+    for (int64_t r = 0; r < rows; r++) {
+        vf d[2];
+        for (int v = 0; v < vecs; v++) d[v] = v_load(dy + r * ldy + v * LANES);
+        const float *xr = x[r] + k;
+#pragma GCC unroll 8
+        for (int i = 0; i < n; i++) {
+            const vf s = v_set(xr[i]);
+            for (int v = 0; v < vecs; v++) sum[i][v] = v_fma(s, d[v], sum[i][v]);
+        }
+    }
+    for (int i = 0; i < n; i++)
+        for (int v = 0; v < vecs; v++) v_store(g + (i * vecs + v) * LANES, sum[i][v]);
+}
+
+/* The gradient of `n` rows of a panel `vecs` vectors wide, over some rows of the batch: a block of
+ * rows at a time, so that its columns of x and dy stay in L1. The sums go on where they were: the
+ * same bits. */
+FN_INLINE void gradient_chunk(int vecs, int k0, int n, int64_t rows, const float *const *x,
+                              const float *dy, int64_t ldy, float *g) {
+    for (int64_t r = 0; r < rows || r == 0; r += BLOCK) {
+        const int64_t m = rows - r < BLOCK ? rows - r : BLOCK;
+        const float *dyr = dy + r * ldy;
+        int k = 0;
+        for (; k + ROWS <= n; k += ROWS)
+            gradient_tile(ROWS, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
+        for (; k + 4 <= n; k += 4)
+            gradient_tile(4, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
+        for (; k < n; k++)
+            gradient_tile(1, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
+    }
+}
+
+#endif
