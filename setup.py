@@ -1,8 +1,8 @@
-"""Build fastnet._core: the C engine once, its kernels once per SIMD level, a private OpenBLAS beside it.
+"""Build fastnet._core: the engine once, its kernels once per SIMD level, a private OpenBLAS beside.
 
-Environment: FASTNET_SANITIZE=address,undefined|thread, FASTNET_EMULATE_V4=1 (16-lane kernels on a machine
-without AVX-512, for tests), FASTNET_PTHREADS=1 (no OpenMP: what the thread sanitizer can see),
-FASTNET_CFLAGS="...". Everything else about the package is in pyproject.toml.
+Environment: FASTNET_SANITIZE=address,undefined|thread, FASTNET_EMULATE_V4=1 (16-lane kernels on a
+machine without AVX-512, for tests), FASTNET_PTHREADS=1 (no OpenMP: what the thread sanitizer can
+see), FASTNET_CFLAGS="...". Everything else about the package is in pyproject.toml.
 """
 
 import os
@@ -27,8 +27,8 @@ SANITIZE = os.environ.get("FASTNET_SANITIZE", "")
 PTHREADS = os.environ.get("FASTNET_PTHREADS", "0" if LINUX else "1") == "1"
 EMULATE_V4 = os.environ.get("FASTNET_EMULATE_V4") == "1"
 
-# The same length as the original, so that the SONAME can be replaced in place: a private SONAME keeps the
-# dynamic linker from handing us a copy that another package loaded.
+# The same length as the original, so that the SONAME can be replaced in place: a private SONAME
+# keeps the dynamic linker from handing us a copy that another package loaded.
 OLD, NEW = b"libscipy_openblas.so", b"libopenblas_fastn.so"
 
 V3 = ["-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mf16c", "-mlzcnt", "-mpopcnt"]
@@ -41,7 +41,8 @@ LEVELS = {"base": (4, [])}  # name -> lanes, compiler flags
 if platform.machine() in ("x86_64", "AMD64"):
     LEVELS |= {"v3": (8, V3), "v4": (16, V3 if EMULATE_V4 else V4)}
 
-CFLAGS = "-O3 -std=gnu11 -ffp-contract=off -fvisibility=hidden -fno-math-errno -fno-trapping-math".split()
+CFLAGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fvisibility=hidden"]
+CFLAGS += ["-fno-math-errno", "-fno-trapping-math"]
 CFLAGS += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas"]
 CFLAGS += ["-DFN_PTHREADS"] if PTHREADS else ["-fopenmp"]
 CFLAGS += ["-DFN_EMULATE_V4"] if EMULATE_V4 else []
@@ -69,7 +70,7 @@ def shipped():
 
 
 class build_ext(_build_ext):  # noqa: N801 - the command's name
-    """Compile kernels per SIMD level; stage OpenBLAS, link with it, ship it in the package folder."""
+    """Compile kernels per SIMD level; link with a staged OpenBLAS and ship it in the package."""
 
     def run(self):
         stage = Path(self.build_temp, "openblas")

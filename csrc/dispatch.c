@@ -74,10 +74,9 @@ void fn_vmath(const char *function, int64_t n, const float *x, float *y) {
 }
 
 /* ---- names of the tables ---- */
-*/
 
 #define FN_OP(name) #name,
-    static const char *const op_names[] = {
+static const char *const op_names[] = {
 #include "ops.def"
     NULL};
 #undef FN_OP

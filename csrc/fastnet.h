@@ -37,9 +37,8 @@ typedef struct fn_params fn_params;
 typedef struct fn_work fn_work;
 
 /* ---- plan: describe, then finish ---- */
-*/
 
-    typedef struct {
+typedef struct {
     fn_mode mode;
     fn_update update;
     fn_gemm gemm;
@@ -69,9 +68,8 @@ fn_status fn_plan_finish(fn_plan *plan);
 const char *fn_plan_error(const fn_plan *plan);
 
 /* ---- what a finished plan says of itself ---- */
-*/
 
-    typedef struct {
+typedef struct {
     const char *name;
     int layer, n_inputs, n_outputs, n_params;
     const int *inputs, *outputs, *params;
@@ -95,9 +93,8 @@ size_t fn_plan_schedule(const fn_plan *plan, char *text, size_t size);
 int fn_plan_op_attribute(const fn_plan *plan, int op, int index, const char **name, double *value);
 
 /* ---- params ---- */
-*/
 
-    fn_params *fn_params_new(const fn_plan *plan);
+fn_params *fn_params_new(const fn_plan *plan);
 void fn_params_free(fn_params *params);
 int fn_params_match(const fn_params *params, const fn_plan *plan);
 /* Values of a parameter in canonical order; -1 if there is no such parameter. */
@@ -114,9 +111,8 @@ int fn_params_nonfinite(const fn_params *params);
 size_t fn_params_bytes(const fn_params *params);
 
 /* ---- work ---- */
-*/
 
-    fn_work *fn_work_new(const fn_plan *plan, int max_threads);
+fn_work *fn_work_new(const fn_plan *plan, int max_threads);
 void fn_work_free(fn_work *work);
 /* Where a buffer of the last minibatch lies, for ops written in Python; NULL if it has no memory.
  */
@@ -125,9 +121,8 @@ const double *fn_work_metric(const fn_work *work, const fn_plan *plan, int metri
 void fn_work_reset_metrics(fn_work *work, const fn_plan *plan);
 
 /* ---- run ---- */
-*/
 
-    typedef struct {
+typedef struct {
     const void *data; /* row i lies at data + i * row_bytes and holds contiguous values */
     fn_dtype dtype;
     size_t row_bytes;
@@ -171,12 +166,10 @@ fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn
 void fn_shuffle(uint64_t seed, uint64_t epoch, int64_t n, int64_t *order);
 
 /* ---- names, threads, machine ---- */
-*/
 
-    /* The i-th name of table "op", "activation", "loss", "optimizer" or "metric"; NULL past the
-       end. */
-    const char *
-    fn_table_name(const char *table, int i);
+/* The i-th name of table "op", "activation", "loss", "optimizer" or "metric"; NULL past the
+   end. */
+const char *fn_table_name(const char *table, int i);
 /* Slots an optimizer keeps per weight; -1 for an unknown name. */
 int fn_optimizer_slots(const char *name);
 

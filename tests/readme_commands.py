@@ -1,4 +1,4 @@
-"""Print the README's command of a kind ("demo" or "test"): the code block behind <!-- command:KIND -->."""
+"""Print a command of the README, "demo" or "test": the code block behind <!-- command:KIND -->."""
 
 import re
 import sys

@@ -1,6 +1,7 @@
 """The float64 reference is itself checked: its gradients by central differences, its values
 against numbers worked out by hand and against torch and scikit-learn where those are installed."""
 
+import itertools
 import math
 import zlib
 
@@ -577,7 +578,7 @@ def test_r2_at_its_edges():
 
 def small_chain(rng, sizes=(3, 7, 5)):
     weights = []
-    for d_in, units in zip(sizes, sizes[1:], strict=False):
+    for d_in, units in itertools.pairwise(sizes):
         weights += [rng.standard_normal((d_in, units)), rng.standard_normal(units)]
     return weights
 

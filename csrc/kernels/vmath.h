@@ -140,15 +140,13 @@ FN_INLINE vf v_erf(vf x) {
     return v_keep_sign(y, x);
 }
 
-/* ---- activations that need more than a line, and their derivatives ---- */
-*Their errors are relative to | y |
-    +2 ^ -118 : a factor e ^ x below 2 ^
-        -126 may be zero.*/
+/* ---- activations that need more than a line, and their derivatives ----
+ * Their errors are relative to |y| + 2^-118: a factor e^x below 2^-126 may be zero. */
 
-            /* The normal distribution function, relative error (2 + x^2/2) 2^-23, and *e =
-             * e^(-x^2/2). With u = 1 / (1 + 0.345 |x|) the lower tail is e u P(u), until it
-             * underflows at x = -13.4. */
-            FN_INLINE vf v_normal_cdf(vf x, vf *e) {
+/* The normal distribution function, relative error (2 + x^2/2) 2^-23, and *e =
+ * e^(-x^2/2). With u = 1 / (1 + 0.345 |x|) the lower tail is e u P(u), until it
+ * underflows at x = -13.4. */
+FN_INLINE vf v_normal_cdf(vf x, vf *e) {
     vf u = 1.0f / v_fma(v_abs(x), v_set(0.345f), v_set(1.0f));
     vf p = v_fma(u, v_set(-0x1.d1c10ep-6f), v_set(0x1.29f620p-3f));
     p = v_fma(p, u, v_set(-0x1.161712p-2f));

@@ -30,9 +30,8 @@ enum { SGEMM = 1, FORKS = 1 };
 #endif
 
 /* ---- checks ---- */
-*/
 
-    static int failures;
+static int failures;
 
 #define CHECK(condition, ...)                                      \
     do {                                                           \
@@ -67,9 +66,8 @@ static int run_tests(int argc, char **argv, const test *tests, int n) {
 }
 
 /* ---- seeded numbers ---- */
-*/
 
-    static _Thread_local uint64_t random_state = 1;
+static _Thread_local uint64_t random_state = 1;
 
 static inline uint64_t random_bits(void) { /* splitmix64 */
     uint64_t z = random_state += 0x9e3779b97f4a7c15ull;
@@ -99,14 +97,8 @@ static inline int64_t *shuffled(uint64_t epoch, int64_t n) {
 }
 
 /* ---- a network ---- */
-*/
 
-    typedef enum {
-        CROSS_ENTROPY,
-        MSE,
-        WEIGHTED_MSE,
-        STOP_OP
-    } head;
+typedef enum { CROSS_ENTROPY, MSE, WEIGHTED_MSE, STOP_OP } head;
 
 typedef struct {
     int widths[7]; /* inputs, hidden units ..., outputs; a zero ends them */
@@ -285,9 +277,8 @@ static inline void free_network(network *n) {
 }
 
 /* ---- data and training ---- */
-*/
 
-    typedef struct {
+typedef struct {
     int rows, cols, units;
     float *x, *targets, *weights;
     int32_t *classes;
@@ -372,10 +363,9 @@ static inline fn_status train(network *n, const data *d, const training *t) {
 }
 
 /* ---- bits ---- */
-*/
 
-    /* Weights and the first `slots` slots in canonical order, one after the other. */
-    typedef struct {
+/* Weights and the first `slots` slots in canonical order, one after the other. */
+typedef struct {
     size_t n;
     float *values;
 } snapshot;

@@ -153,10 +153,9 @@ static void frozen_layers_stay(void) {
 }
 
 /* ---- lanes ---- */
-*/
 
-    /* The gradient of rows [first, first + rows) as one minibatch. */
-    static snapshot gradient(spec s, const data *d, int first, int rows, int threads) {
+/* The gradient of rows [first, first + rows) as one minibatch. */
+static snapshot gradient(spec s, const data *d, int first, int rows, int threads) {
     s.update = FN_UPDATE_NONE, s.dropout = 0, s.max_rows = rows;
     network n = make_network(s);
     fn_run_args a = {.first = first, .n_rows = rows, .batch_size = rows, .threads = threads};
@@ -219,9 +218,8 @@ static void lanes_equal_parts_by_hand(void) {
 }
 
 /* ---- both ways to multiply ---- */
-*/
 
-    static void sgemm_equals_tiles(void) {
+static void sgemm_equals_tiles(void) {
     if (!SGEMM) return (void)printf("  not with this sanitizer\n");
     fn_blas_one_thread();
     for (int n = 0; n < NETWORKS; n++)
@@ -243,9 +241,8 @@ static void lanes_equal_parts_by_hand(void) {
 }
 
 /* ---- order of buffers, weights, metrics ---- */
-*/
 
-    static void buffers_in_any_order(void) {
+static void buffers_in_any_order(void) {
     for (int wide = 0; wide < 2; wide++) {
         spec s = {.widths = {13, 35, 21, 6}, .mode = FN_TRAIN, .head = MSE, .max_rows = 9};
         if (wide) s.widths[0] = 301, s.widths[1] = 203;
@@ -330,11 +327,10 @@ static void sums_over_rows(void) {
 }
 
 /* ---- stop op ---- */
-*/
 
-    /* What loss.c does for mse, by the caller: the gradient of the outputs of one minibatch. */
-    static void hand_gradient(network *n, const data *d, const int64_t *order, int64_t first,
-                              int rows) {
+/* What loss.c does for mse, by the caller: the gradient of the outputs of one minibatch. */
+static void hand_gradient(network *n, const data *d, const int64_t *order, int64_t first,
+                          int rows) {
     size_t offset, row_bytes;
     int rank;
     int64_t shape[FN_MAX_RANK];
@@ -445,9 +441,8 @@ static void calls_may_be_cut(void) {
 }
 
 /* ---- shuffle ---- */
-*/
 
-    static void shuffles_are_permutations(void) {
+static void shuffles_are_permutations(void) {
     for (int n = 0; n < 300; n += n < 5 ? 1 : 59) {
         int64_t *a = block((size_t)n * 8), *b = block((size_t)n * 8), *seen = block((size_t)n * 8);
         for (uint64_t seed = 0; seed < 3; seed++)

@@ -6,12 +6,11 @@
 #include "network.h"
 
 /* ---- misuse ---- */
-*/
 
 #define REFUSED(plan, call, text) \
     CHECK((call) < 0 && strstr(fn_plan_error(plan), text), "says '%s'", fn_plan_error(plan))
 
-    static fn_plan *empty_plan(fn_mode mode, int max_rows) {
+static fn_plan *empty_plan(fn_mode mode, int max_rows) {
     const fn_plan_options options = {mode, FN_UPDATE_FUSED, FN_GEMM_AUTO, max_rows, 1};
     return fn_plan_new(&options);
 }
@@ -360,10 +359,9 @@ static void runs_that_do_not_fit(void) {
 }
 
 /* ---- bad data ---- */
-*/
 
-    /* The place that comes first in the order is reported, for any number of threads. */
-    static void bad_values_name_their_place(void) {
+/* The place that comes first in the order is reported, for any number of threads. */
+static void bad_values_name_their_place(void) {
     enum { N = 96, COLS = 37 };
     const double bad[] = {NAN, INFINITY, -INFINITY, 1e300}; /* the last: only as float64 */
     for (int mode = FN_PREDICT; mode <= FN_TRAIN; mode++)

@@ -162,9 +162,8 @@ static void weights_that_training_broke(void) {
 }
 
 /* ---- sources ---- */
-*/
 
-    static size_t size_of(fn_dtype dtype) {
+static size_t size_of(fn_dtype dtype) {
     return dtype == FN_F64 || dtype == FN_I64 ? 8 : dtype == FN_F32 || dtype == FN_I32 ? 4 : 1;
 }
 

@@ -52,9 +52,8 @@ static void the_caller_decides(void) {
 }
 
 /* ---- many callers ---- */
-*/
 
-    typedef struct {
+typedef struct {
     network *shared;
     const data *d;
     const float *want;
@@ -138,9 +137,8 @@ static void several_train_at_once(void) {
 }
 
 /* ---- forks ---- */
-*/
 
-    static int child_trains(const data *d, snapshot want) {
+static int child_trains(const data *d, snapshot want) {
     alarm(60); /* a child that hangs is killed, and counted */
     const training t = {7, 2, 4, make_optimizer("adam", 0), 0};
     const snapshot got = train_new(trained_spec, d, &t);
@@ -176,9 +174,8 @@ static void children_can_train(void) {
 }
 
 /* ---- very many tiles ---- */
-*/
 
-    static void phases_of_many_tiles(void) {
+static void phases_of_many_tiles(void) {
     enum { MANY = 600000 }; /* a minibatch of 150,000 tiles while its rows are read */
     spec s = {.widths = {1, 1}, .mode = FN_TRAIN, .head = MSE, .max_rows = MANY};
     data d = make_data(1, 1, 1);

@@ -77,7 +77,8 @@ typedef void vector_fn(const float *x, float *y, int n);
     }
 VECTOR(exp)
 VECTOR(expm1)
-VECTOR(log) VECTOR(log1p) VECTOR(tanh) VECTOR(sigmoid) VECTOR(erf) VECTOR(softplus)
+VECTOR(log)
+VECTOR(log1p) VECTOR(tanh) VECTOR(sigmoid) VECTOR(erf) VECTOR(softplus)
 
     static double true_log(double x) {
     return denormal(x) ? -INFINITY : log(x);
