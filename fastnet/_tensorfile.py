@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-#: Bytes of a header. Parsed, it takes up to about 15 times as much memory.
+#: Bytes of a header. Parsed, it takes up to 30 times as much memory.
 MAX_HEADER = 1 << 20
-_MAX_CONTAINERS = 50_000  # objects and lists in a header
+_MAX_CONTAINERS = 20_000  # objects and lists in a header
 _MAX_DEPTH = 16
 _MAX_DIGITS = 40
 _MAX_AXES = 6

@@ -75,14 +75,18 @@ typedef void vector_fn(const float *x, float *y, int n);
     static void vector_##f(const float *x, float *y, int n) {                       \
         for (int i = 0; i < n; i += FN_LANES) v_store(y + i, v_##f(v_load(x + i))); \
     }
+/* clang-format off */
 VECTOR(exp)
 VECTOR(expm1)
 VECTOR(log)
-VECTOR(log1p) VECTOR(tanh) VECTOR(sigmoid) VECTOR(erf) VECTOR(softplus)
+VECTOR(log1p)
+VECTOR(tanh)
+VECTOR(sigmoid)
+VECTOR(erf)
+VECTOR(softplus)
+/* clang-format on */
 
-    static double true_log(double x) {
-    return denormal(x) ? -INFINITY : log(x);
-} /* as documented */
+static double true_log(double x) { return denormal(x) ? -INFINITY : log(x); } /* as documented */
 static double true_sigmoid(double x) { return 1 / (1 + exp(-x)); }
 static double true_softplus(double x) { return fmax(x, 0) + log1p(exp(-fabs(x))) + 0 * x; }
 
