@@ -35,6 +35,9 @@ typedef struct {
     int consumers;
     bool gradient; /* backward passes write its gradient */
     size_t offset, gradient_offset, copy_bytes;
+    bool packed; /* a source's rows are kept by columns as well: see fn_packed */
+    size_t packed_offset, packed_bytes;
+    size_t packed_stride; /* floats from a column tile to the next: an odd number of cache lines */
 } fn_buffer;
 
 typedef enum { FN_LAYOUT_PLAIN, FN_LAYOUT_PANELS } fn_layout;
@@ -272,6 +275,15 @@ static inline const float **fn_rows(const fn_call *call, int buffer, int ahead) 
     const size_t copy =
         call->plan->buffers[buffer].copies == 2 ? (size_t)((call->step + ahead) & 1) : 0;
     return call->work->rows + ((size_t)buffer * 2 + copy) * (size_t)call->plan->options.max_rows;
+}
+/* Columns [t * row_tile, (t + 1) * row_tile) of all rows of a packed buffer, row behind row: what
+ * the gradient of a register tile reads, in one stream however the rows of the source are shuffled.
+ */
+static inline float *fn_packed(const fn_call *call, int buffer, int64_t t, int row, int ahead) {
+    const fn_buffer *b = &call->plan->buffers[buffer];
+    const size_t copy = b->copies == 2 ? (size_t)((call->step + ahead) & 1) * b->packed_bytes : 0;
+    return (float *)(call->work->arena + b->packed_offset + copy) + (size_t)t * b->packed_stride +
+           (size_t)row * (size_t)call->plan->level->row_tile;
 }
 static inline float *fn_gradient_row(const fn_call *call, int buffer, int row) {
     const fn_buffer *b = &call->plan->buffers[buffer];

@@ -129,9 +129,18 @@ FN_INLINE void narrow_rows(int rows, int64_t units, const float *t, int64_t ldt,
 
 enum { BLOCK = 64 }; /* rows of the batch summed at a time */
 
+/* Rows of x as the gradient reads them: by address, or (packed is not NULL) by columns, where
+ * register tile t of the chunk begins at packed + t * tile_stride. */
+typedef struct {
+    const float *const *rows;
+    const float *packed;
+    int64_t tile_stride;
+} gradient_rows;
+
 /* g (n, vecs) += sum over rows of x[r][0..n) * dy[r]; from zero if `first`. */
 FN_INLINE void gradient_tile(int n, int vecs, bool first, int64_t rows, const float *const *x,
-                             int64_t k, const float *dy, int64_t ldy, float *g) {
+                             int64_t k, const float *packed, const float *dy, int64_t ldy,
+                             float *g) {
     vf sum[ROWS][2];
     for (int i = 0; i < n; i++)
         for (int v = 0; v < vecs; v++)
@@ -139,7 +148,7 @@ FN_INLINE void gradient_tile(int n, int vecs, bool first, int64_t rows, const fl
     for (int64_t r = 0; r < rows; r++) {
         vf d[2];
         for (int v = 0; v < vecs; v++) d[v] = v_load(dy + r * ldy + v * LANES);
-        const float *xr = x[r] + k;
+        const float *xr = packed ? packed + r * ROWS : x[r] + k;
 #pragma GCC unroll 8
         for (int i = 0; i < n; i++) {
             const vf s = v_set(xr[i]);
@@ -152,19 +161,27 @@ FN_INLINE void gradient_tile(int n, int vecs, bool first, int64_t rows, const fl
 
 /* The gradient of `n` rows of a panel `vecs` vectors wide, over some rows of the batch: a block of
  * rows at a time, so that its columns of x and dy stay in L1. The sums go on where they were: the
- * same bits. */
-FN_INLINE void gradient_chunk(int vecs, int k0, int n, int64_t rows, const float *const *x,
+ * same bits. g has room for whole register tiles. */
+FN_INLINE void gradient_chunk(int vecs, int k0, int n, int64_t rows, gradient_rows x,
                               const float *dy, int64_t ldy, float *g) {
     for (int64_t r = 0; r < rows || r == 0; r += BLOCK) {
         const int64_t m = rows - r < BLOCK ? rows - r : BLOCK;
         const float *dyr = dy + r * ldy;
+        if (x.packed) {
+            for (int t = 0; t * ROWS < n; t++)
+                gradient_tile(ROWS, vecs, r == 0, m, NULL, 0,
+                              x.packed + t * x.tile_stride + r * ROWS, dyr, ldy,
+                              g + t * ROWS * vecs * LANES);
+            continue;
+        }
+        const float *const *xr = x.rows + r;
         int k = 0;
         for (; k + ROWS <= n; k += ROWS)
-            gradient_tile(ROWS, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
+            gradient_tile(ROWS, vecs, r == 0, m, xr, k0 + k, NULL, dyr, ldy, g + k * vecs * LANES);
         for (; k + 4 <= n; k += 4)
-            gradient_tile(4, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
+            gradient_tile(4, vecs, r == 0, m, xr, k0 + k, NULL, dyr, ldy, g + k * vecs * LANES);
         for (; k < n; k++)
-            gradient_tile(1, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
+            gradient_tile(1, vecs, r == 0, m, xr, k0 + k, NULL, dyr, ldy, g + k * vecs * LANES);
     }
 }
 

@@ -284,6 +284,16 @@ static void update_bias(const fn_call *call, const fn_op *op, int64_t c, int wid
     fn_sink(call, op->params[1], (size_t)c, width, g);
 }
 
+/* Rows of the input from r0 on, columns from k0 on, for the gradient. */
+static gradient_rows rows_of(const fn_call *call, const fn_op *op, int k0, int r0) {
+    gradient_rows x = {.rows = fn_rows(call, op->in[0], 0) + r0};
+    if (call->plan->buffers[op->in[0]].packed) {
+        x.packed = fn_packed(call, op->in[0], k0 / ROWS, r0, 0);
+        x.tile_stride = (int64_t)call->plan->buffers[op->in[0]].packed_stride;
+    }
+    return x;
+}
+
 static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t d_in = call->plan->buffers[op->in[0]].cols,
                   units = call->plan->buffers[op->out[0]].cols;
@@ -312,8 +322,8 @@ static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
     for (int l = 0; l < lanes; l++) {
         const int r0 = l * part < call->rows ? l * part : call->rows,
                   r1 = r0 + part < call->rows ? r0 + part : call->rows;
-        const float *const *x = fn_rows(call, op->in[0], 0) + r0,
-                           *dy = fn_gradient_row(call, op->out[0], r0) + c;
+        const gradient_rows x = rows_of(call, op, k0, r0);
+        const float *dy = fn_gradient_row(call, op->out[0], r0) + c;
         if (width == PANEL)
             gradient_chunk(2, k0, n, r1 - r0, x, dy, ldy, g + (int64_t)l * n * width);
         else
@@ -358,6 +368,9 @@ static const char *check(fn_plan *plan, fn_op *op) {
     const size_t chunk = CHUNK + ROWS, row = (size_t)(op->sgemm ? out->ld : PANEL);
     op->scratch = chunk * row * (size_t)lanes + chunk * PANEL;
     if (op->scratch < (size_t)in->cols + FN_PAD) op->scratch = (size_t)in->cols + FN_PAD;
+    const fn_op *source = &plan->ops[in->producer];
+    if (op->wide && !op->sgemm && plan->options.max_rows > 1 && (source->flags & FN_SOURCE))
+        plan->buffers[op->in[0]].packed = true;
     const bool narrow = plan->options.mode == FN_TRAIN && !op->sgemm && !op->wide &&
                         plan->options.max_rows > 1 && out->cols <= NARROW;
     if (narrow) op->local = (size_t)(out->cols * in->ld) + 2 * FN_PAD;

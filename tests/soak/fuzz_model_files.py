@@ -23,13 +23,14 @@ import tempfile
 import time
 import tracemalloc
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 HANG = (
     20  # seconds after which a file counts as a hang (of a process that may have to wait for a CPU)
 )
 SLOW = 2.0  # seconds of the CPU that a file may take
-SPARE = 48 << 20  # bytes of address space beyond what the child has when it begins
+SPARE = 48 << 20  # bytes of address space beyond what the child has before
 SLACK = 1 << 20  # bytes that Python may allocate beyond twice the file's size and ...
 PARSED = 30  # times the header's length, which as text and parsed takes more than in the file
 TRACED = 50  # every so many files, allocations are traced
@@ -298,6 +299,18 @@ class WrongError(Exception):
     """A file that was treated wrongly."""
 
 
+@contextlib.contextmanager
+def little_memory() -> Iterator[None]:
+    """SPARE bytes of address space and no more; making a mutant may take what it takes."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + SPARE, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
 def check_cpu_time(path: Path) -> None:
     """Load a file that took long again: waiting for a busy machine does not count."""
     import fastnet as fn
@@ -356,9 +369,6 @@ def child(folder: Path, start: int, count: int, seed: int) -> None:
         path.write_bytes(original)
         if try_file(path, len(original), traced=True) != "loaded":
             raise WrongError(f"right file {i} was refused")
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + SPARE
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     seen: Counter[str] = Counter()
     slowest = 0.0
     for i in range(start, count):
@@ -368,7 +378,8 @@ def child(folder: Path, start: int, count: int, seed: int) -> None:
         faulthandler.dump_traceback_later(HANG, exit=True)
         began = time.perf_counter()
         try:
-            seen[try_file(path, len(data), traced=i % TRACED == 0)] += 1
+            with little_memory():
+                seen[try_file(path, len(data), traced=i % TRACED == 0)] += 1
         except WrongError as error:
             raise SystemExit(f"file {i} of seed {seed}: {error}") from error
         slowest = max(slowest, time.perf_counter() - began)
