@@ -221,6 +221,20 @@ static void mark_gradients(fn_plan *plan) {
     }
 }
 
+/* A gradient has one writer: an output that two ops send gradients back to would need a sum. */
+static int check_branches(fn_plan *plan) {
+    for (int b = 0; b < plan->n_buffers; b++) {
+        int writers = 0;
+        for (int i = 0; i < plan->n_ops && plan->buffers[b].gradient; i++) {
+            const fn_op *op = &plan->ops[i];
+            const bool sends = op->n_out || (op->flags & FN_STOP); /* metrics and outputs only read */
+            writers += sends && op->n_in && op->in[0] == b;
+        }
+        if (writers > 1) return fail(plan, "buffer %d gets gradients from %d ops", b, writers);
+    }
+    return 0;
+}
+
 /* An elementwise op works in its input's memory when nobody else reads that and no backward pass
  * needs it. */
 static void share_memory(fn_plan *plan) {
@@ -317,6 +331,7 @@ fn_status fn_plan_finish(fn_plan *plan) {
             plan->buffers[plan->ops[i].out[0]].copies = 2;
     if (check_ops(plan)) return FN_EINVAL;
     mark_gradients(plan);
+    if (check_branches(plan)) return FN_EINVAL;
     share_memory(plan);
     lay_out_params(plan);
     if (lay_out_arena(plan)) return FN_EINVAL;

@@ -11,7 +11,8 @@ _QUIET_SECONDS = 1.0
 
 
 class Progress:
-    """One bar for all epochs of a fit; "auto" builds and prints nothing before a second has passed.
+    """One bar for all epochs of a fit. "auto" builds and prints nothing before a second has passed,
+    and then only on a terminal or in a notebook: logs stay free of bars.
 
     Parameters
     ----------
@@ -47,9 +48,13 @@ class Progress:
     def _open(self) -> None:
         from tqdm.auto import tqdm
 
-        total = None if self.rows is None else self.rows * self.epochs
         self.bar = tqdm(
-            total=total, unit=" samples", unit_scale=True, dynamic_ncols=True, file=sys.stderr
+            total=None if self.rows is None else self.rows * self.epochs,
+            unit=" samples",
+            unit_scale=True,
+            dynamic_ncols=True,
+            file=sys.stderr,
+            disable=None if self.wanted == "auto" else False,  # None: only where somebody watches
         )
         if not self.bar.disable:
             self.bar.start_t -= time.perf_counter() - self.start

@@ -166,7 +166,7 @@ class Trainer:
         class_weight : dict or "balanced", optional
         callbacks : Callback or list of Callback
         progress : bool or "auto", default "auto"
-            "auto" shows a bar once a second has passed.
+            "auto" shows a bar once a second has passed, on a terminal or in a notebook.
         steps_per_epoch : int, optional
             For iterables of batches.
 

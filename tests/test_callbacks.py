@@ -323,6 +323,9 @@ def test_the_bar_comes_after_a_second(monkeypatch, capfd):
     fitted(LambdaCallback(on_epoch_end=later), epochs=2)
     assert capfd.readouterr().err == ""
     fitted(LambdaCallback(on_epoch_end=later), epochs=6)
+    assert capfd.readouterr().err == ""  # a log, not a terminal
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    fitted(LambdaCallback(on_epoch_end=later), epochs=6)
     shown = capfd.readouterr().err
     assert "epoch 6/6" in shown and "epoch 1/6" not in shown and "100%" in shown
 

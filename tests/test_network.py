@@ -11,7 +11,7 @@ from training import classifier, digest, regressor, rows
 import fastnet as fn
 from fastnet import _core, layers
 from fastnet.lowering import Request
-from fastnet.summary import memory
+from fastnet.summary import _bytes, memory
 
 # ----------------------------------------------------------------------------- building
 
@@ -360,7 +360,7 @@ def test_summary(capsys):
     need = memory(net, 64)
     assert need["weights"] == net.params.nbytes
     assert f"weights {need['weights'] / 1024:.1f} KiB" in text
-    assert f"64 rows adds {need['arena'] / 1024:.1f} KiB" in text
+    assert f"64 rows adds {_bytes(need['arena'])}" in text
     collected = []
     net.summary(print_fn=collected.append)
     assert len(collected) == 1
