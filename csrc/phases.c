@@ -70,10 +70,12 @@ static int chain_rows(const fn_plan *plan) {
     return tile * blocks;
 }
 
-/* Rows in a tile of a wide op: half the minibatch at first, then 64. */
+/* Rows in a tile of a wide op: two register tiles, four from 96 rows on. Small enough that threads
+ * end a phase together, large enough that a panel of weights is used several times while it is in
+ * cache. */
 static int grid_rows(const fn_plan *plan) {
-    const int rows = plan->options.max_rows;
-    return rows <= 8 ? rows : rows >= 128 ? 64 : ceil_div(rows, 2);
+    const int rows = plan->options.max_rows, tile = plan->level->row_tile;
+    return rows <= 2 * tile ? rows : rows < 96 ? 2 * tile : 4 * tile;
 }
 
 static fn_job grid_job(const fn_plan *plan, const fn_op *op, int64_t cols) {
@@ -121,12 +123,19 @@ static int wide_forward(builder *b, int i) {
     return i;
 }
 
+enum {
+    BACK_ROWS = 15
+}; /* rows of dy that stay in L1 while W streams by; dot products take three */
+
 static int wide_backward(builder *b, int i) {
     fn_plan *plan = b->plan;
     const fn_op *op = &plan->ops[i];
     open_phase(b);
     fn_job job = grid_job(plan, op, plan->buffers[op->in[0]].cols);
-    if (!op->sgemm && plan->options.max_rows > 1) job.col_block = 64;
+    if (!op->sgemm && plan->options.max_rows > 1) {
+        job.col_block = 64;
+        job.row_block = BACK_ROWS;
+    }
     if (!b->failed) open_job(b, job);
     if (!b->failed) add_pass(b, FN_BACKWARD, i);
     while (!b->failed && i > 0 && (plan->ops[i - 1].flags & FN_ELEMENTWISE) &&

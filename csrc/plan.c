@@ -227,7 +227,8 @@ static int check_branches(fn_plan *plan) {
         int writers = 0;
         for (int i = 0; i < plan->n_ops && plan->buffers[b].gradient; i++) {
             const fn_op *op = &plan->ops[i];
-            const bool sends = op->n_out || (op->flags & FN_STOP); /* metrics and outputs only read */
+            const bool sends =
+                op->n_out || (op->flags & FN_STOP); /* metrics and outputs only read */
             writers += sends && op->n_in && op->in[0] == b;
         }
         if (writers > 1) return fail(plan, "buffer %d gets gradients from %d ops", b, writers);

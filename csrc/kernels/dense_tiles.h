@@ -74,26 +74,34 @@ FN_INLINE void forward_row(int panels, int vecs, int64_t d_in, int64_t count, co
 
 /* 3 x 4 dot products along the columns of W, lane by lane. w: rows k .. k + 3 in a panel of one and
  * of two vectors; n <= 4 of them are wanted. */
+FN_INLINE void backward_step(int rows, vf sum[3][4], const float *const *w, int64_t at,
+                             const float *dy, int64_t ldy) {
+    vf g[3]; /* 12 sums, 3 gradients and a weight at a time: the 16 registers of AVX2 */
+    for (int i = 0; i < rows; i++) g[i] = v_load(dy + i * ldy);
+    for (int j = 0; j < 4; j++) {
+        const vf weight = v_load(w[j] + at);
+        for (int i = 0; i < rows; i++) sum[i][j] = v_fma(g[i], weight, sum[i][j]);
+    }
+}
+
 FN_INLINE void backward_tile(int rows, int64_t d_in, int64_t units, const float *const *w,
                              const float *dy, int64_t ldy, float *dx, int64_t ldx, int n) {
+    const float *const one[4] = {w[0], w[2], w[4], w[6]}, *const two[4] = {w[1], w[3], w[5], w[7]};
     vf sum[3][4];
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < 4; j++) sum[i][j] = v_set(0);
-    for (int64_t c = 0; c < units; c += PANEL) {
-        const int vecs = units - c > LANES ? 2 : 1;
-        for (int v = 0; v < vecs; v++) {
-            vf weight[4];
-            for (int j = 0; j < 4; j++)
-                weight[j] = v_load(w[j * 2 + vecs - 1] + c * d_in + v * LANES);
-            for (int i = 0; i < rows; i++) {
-                const vf g = v_load(dy + i * ldy + c + v * LANES);
-                for (int j = 0; j < 4; j++) sum[i][j] = v_fma(g, weight[j], sum[i][j]);
-            }
-        }
+    int64_t c = 0;
+    for (; units - c > LANES; c += PANEL) {
+        backward_step(rows, sum, two, c * d_in, dy + c, ldy);
+        backward_step(rows, sum, two, c * d_in + LANES, dy + c + LANES, ldy);
     }
+    if (c < units) backward_step(rows, sum, one, c * d_in, dy + c, ldy);
     for (int i = 0; i < rows; i++) {
         const vq total = v_sum4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
-        for (int j = 0; j < n; j++) dx[i * ldx + j] = total[j];
+        if (n == 4)
+            *(vq_loose *)(dx + i * ldx) = total;
+        else
+            for (int j = 0; j < n; j++) dx[i * ldx + j] = total[j];
     }
 }
 
