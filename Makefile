@@ -37,7 +37,7 @@ format: dev
 	git ls-files '*.c' '*.h' | xargs $(BIN)/clang-format -i
 
 soak: dev  # the large counts: hours
-	for script in tests/soak/*.py; do $(BIN)/python $$script; done
+	for script in tests/soak/*.py; do $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf build dist .venv *.egg-info fastnet/*.so fastnet/LICENSE-openblas.txt

@@ -12,7 +12,11 @@ void fn_sgemm(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t 
                       1.0f, a, (blasint)lda, b, (blasint)ldb, beta, c, (blasint)ldc);
 }
 
-void fn_blas_one_thread(void) { scipy_openblas_set_num_threads(1); }
+/* Asked before it is set: setting takes a lock, which a child forked at that moment would wait for.
+ */
+void fn_blas_one_thread(void) {
+    if (scipy_openblas_get_num_threads() != 1) scipy_openblas_set_num_threads(1);
+}
 
 const char *fn_blas_config(void) { return scipy_openblas_get_config(); }
 const char *fn_blas_core(void) { return scipy_openblas_get_corename(); }

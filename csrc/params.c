@@ -77,12 +77,29 @@ fn_status fn_params_get(const fn_params *params, int param, int part, float *out
     return FN_OK;
 }
 
+/* The first of parameters [low, high) that holds NaN or infinity, or -1. */
+static int first_nonfinite(const fn_params *params, int low, int high) {
+    for (int i = low; i < high; i++) {
+        const float *w = params->block[0] + params->params[i].offset;
+        const size_t size = params->params[i].size;
+        for (size_t at = 0; at < size; at += 1024) { /* blocks: the loop inside vectorises */
+            const size_t end = at + 1024 < size ? at + 1024 : size;
+            int bad = 0;
+            for (size_t j = at; j < end; j++) bad |= (w[j] - w[j] != 0.0f);
+            if (bad) return i;
+        }
+    }
+    return -1;
+}
+
 fn_status fn_params_set(fn_params *params, int param, int part, const float *values) {
     if (param < 0 || param >= params->n_params || part < 0 || part > 3 || !params->block[part])
         return FN_EINVAL;
     const fn_param *p = &params->params[param];
     transfer(p, params->lanes, params->block[part] + p->offset, (float *)values, true);
-    if (part == 0) fn_params_check(params);
+    if (part == 0 && atomic_load(&params->risky)) fn_params_check(params);
+    if (part == 0 && first_nonfinite(params, param, param + 1) >= 0)
+        atomic_store(&params->risky, true);
     return FN_OK;
 }
 
@@ -109,26 +126,13 @@ void fn_params_copy_weights(fn_params *to, const fn_params *from) {
     atomic_store(&to->risky, atomic_load(&from->risky));
 }
 
-static int first_nonfinite(const fn_params *params) {
-    for (int i = 0; i < params->n_params; i++) {
-        const float *w = params->block[0] + params->params[i].offset;
-        const size_t size = params->params[i].size;
-        for (size_t at = 0; at < size; at += 1024) { /* blocks: the loop inside vectorises */
-            const size_t end = at + 1024 < size ? at + 1024 : size;
-            int bad = 0;
-            for (size_t j = at; j < end; j++) bad |= (w[j] - w[j] != 0.0f);
-            if (bad) return i;
-        }
-    }
-    return -1;
-}
-
 void fn_params_check(fn_params *params) {
-    atomic_store(&params->risky, first_nonfinite(params) >= 0);
+    atomic_store(&params->risky, first_nonfinite(params, 0, params->n_params) >= 0);
 }
 
 int fn_params_nonfinite(const fn_params *params) {
-    return atomic_load(&((fn_params *)params)->risky) ? first_nonfinite(params) : -1;
+    return atomic_load(&((fn_params *)params)->risky) ? first_nonfinite(params, 0, params->n_params)
+                                                      : -1;
 }
 
 size_t fn_params_bytes(const fn_params *params) {
