@@ -11,11 +11,8 @@ from collections.abc import Iterator
 _CORES = {"base": "Nehalem", "v3": "Haswell", "v4": "SkylakeX"}
 
 
-def _level() -> str | None:
-    """The level that will run: as asked for, or the best that the processor's flags allow."""
-    asked = os.environ.get("FASTNET_SIMD")
-    if asked:
-        return asked
+def _best_level() -> str | None:
+    """The best level that the processor's flags allow; None where they cannot be read."""
     try:
         with open("/proc/cpuinfo", "rb") as file:
             flags = re.search(rb"^flags\s*:(.*)$", file.read(8192), re.M)
@@ -27,6 +24,17 @@ def _level() -> str | None:
     if {b"avx512f", b"avx512bw", b"avx512cd", b"avx512dq", b"avx512vl"} <= known:
         return "v4"
     return "v3" if {b"avx2", b"fma", b"bmi2"} <= known else "base"
+
+
+def _level() -> str | None:
+    """The level whose BLAS kernels to use: as asked for, but none that the processor lacks (the
+    engine can emulate sixteen lanes, OpenBLAS cannot).
+    """
+    best, asked = _best_level(), os.environ.get("FASTNET_SIMD")
+    order = list(_CORES)
+    if best is None or asked not in order:
+        return best
+    return min(asked, best, key=order.index)
 
 
 @contextlib.contextmanager
