@@ -35,9 +35,6 @@ typedef struct {
     int consumers;
     bool gradient; /* backward passes write its gradient */
     size_t offset, gradient_offset, copy_bytes;
-    bool packed; /* a source's rows are kept by columns as well: see fn_packed */
-    size_t packed_offset, packed_bytes;
-    size_t packed_stride; /* floats from a column tile to the next: an odd number of cache lines */
 } fn_buffer;
 
 typedef enum { FN_LAYOUT_PLAIN, FN_LAYOUT_PANELS } fn_layout;
@@ -84,8 +81,8 @@ typedef struct {
     /* Sizes and parameters, once shapes are known: NULL, or what is wrong (a static text). */
     const char *(*check)(fn_plan *plan, fn_op *op);
     void (*forward)(const fn_call *call, const fn_op *op, fn_tile tile);
-    /* Once a minibatch, before forward: slices [c0, c1) of a copy of the weights (op->copy_bytes).
-     */
+    /* Once a minibatch: slices [c0, c1) of a copy of the weights, before forward (sgemm), or of the
+     * rows of a source, before update (op->copy_bytes). */
     void (*prepare)(const fn_call *call, const fn_op *op, fn_tile tile);
     /* Gradients of the inputs from the gradient of the output. */
     void (*backward)(const fn_call *call, const fn_op *op, fn_tile tile);
@@ -103,16 +100,18 @@ struct fn_op {
     double attr[FN_MAX_ATTRIBUTES];
     unsigned flags; /* impl->flags, narrowed by check */
     double flops;   /* per row, forward */
-    int slices;     /* update tiles; prepare tiles as well */
-    bool wide;      /* forward is cut by columns as well as by rows */
-    bool sgemm;     /* matrix products by OpenBLAS */
+    int slices;     /* update tiles */
+    int prepares; /* prepare tiles; of an op that is not sgemm they run beside its forward tiles */
+    bool wide;    /* forward is cut by columns as well as by rows */
+    bool sgemm;   /* matrix products by OpenBLAS */
+    bool sparse;  /* zeros in its input are skipped: see kernels/zeros.h */
     bool propagate; /* the gradient of in[0] is wanted */
     size_t scratch; /* floats a thread needs while it runs this op */
     size_t local;   /* floats a thread keeps for this op between tiles, at local_offset */
     size_t local_offset;
     size_t state; /* doubles kept per run (metrics), at state_offset in work */
     size_t state_offset;
-    size_t copy_offset; /* bytes in the arena of a row-major weight copy (sgemm), or 0 */
+    size_t copy_offset; /* in the arena: what prepare makes, a copy of weights or of rows */
     size_t copy_bytes;
 };
 
@@ -136,6 +135,7 @@ typedef struct {
     int first, count;    /* its passes */
     int row_block;       /* rows in a tile; 0: all of them */
     int col_block, cols; /* columns in a tile, and in all; 0: tiles span all columns */
+    int col_group;       /* column blocks that go through the rows together */
     int slices;          /* > 0: one tile a slice */
     int ahead;
 } fn_job;
@@ -275,15 +275,6 @@ static inline const float **fn_rows(const fn_call *call, int buffer, int ahead) 
     const size_t copy =
         call->plan->buffers[buffer].copies == 2 ? (size_t)((call->step + ahead) & 1) : 0;
     return call->work->rows + ((size_t)buffer * 2 + copy) * (size_t)call->plan->options.max_rows;
-}
-/* Columns [t * row_tile, (t + 1) * row_tile) of all rows of a packed buffer, row behind row: what
- * the gradient of a register tile reads, in one stream however the rows of the source are shuffled.
- */
-static inline float *fn_packed(const fn_call *call, int buffer, int64_t t, int row, int ahead) {
-    const fn_buffer *b = &call->plan->buffers[buffer];
-    const size_t copy = b->copies == 2 ? (size_t)((call->step + ahead) & 1) * b->packed_bytes : 0;
-    return (float *)(call->work->arena + b->packed_offset + copy) + (size_t)t * b->packed_stride +
-           (size_t)row * (size_t)call->plan->level->row_tile;
 }
 static inline float *fn_gradient_row(const fn_call *call, int buffer, int row) {
     const fn_buffer *b = &call->plan->buffers[buffer];

@@ -78,8 +78,10 @@ static int grid_rows(const fn_plan *plan) {
     return rows <= 2 * tile ? rows : rows < 96 ? 2 * tile : 4 * tile;
 }
 
+enum { COLUMN_GROUP = 4, WIDEST = 8 };
+
 static fn_job grid_job(const fn_plan *plan, const fn_op *op, int64_t cols) {
-    fn_job job = {.row_block = grid_rows(plan), .cols = (int)cols};
+    fn_job job = {.row_block = grid_rows(plan), .cols = (int)cols, .col_group = COLUMN_GROUP};
     const int panel = 2 * plan->level->lanes;
     job.col_block = plan->options.max_rows == 1 ? 4 * panel : panel;
     while ((int64_t)ceil_div(plan->options.max_rows, job.row_block) *
@@ -105,6 +107,21 @@ static void chain_pass(chain *c, fn_pass_kind kind, int op) {
     if (!c->b->failed) add_pass(c->b, kind, op);
 }
 
+static void prepare_job(builder *b, int op) {
+    if (!b->failed && b->plan->ops[op].prepares)
+        open_job(b, (fn_job){.slices = b->plan->ops[op].prepares});
+    if (!b->failed && b->plan->ops[op].prepares) add_pass(b, FN_PREPARE, op);
+}
+
+/* Looking for zeros in rows pays over many columns: few wide blocks, gone through one by one. */
+static void sparse_job(const fn_plan *plan, fn_job *job) {
+    const int panel = 2 * plan->level->lanes, panels = ceil_div(job->cols, panel);
+    job->col_block = ceil_div(panels, ceil_div(panels, WIDEST)) * panel;
+    job->row_block = plan->options.max_rows < 2 * plan->level->row_tile ? plan->options.max_rows
+                                                                        : 2 * plan->level->row_tile;
+    job->col_group = 1;
+}
+
 static bool follows(const fn_plan *plan, int op, int before) {
     return plan->ops[op].n_in == 1 && plan->ops[op].in[0] == plan->ops[before].out[0];
 }
@@ -114,12 +131,16 @@ static bool follows(const fn_plan *plan, int op, int before) {
 static int wide_forward(builder *b, int i) {
     fn_plan *plan = b->plan;
     const fn_op *op = &plan->ops[i];
+    const int source = i;
     open_phase(b);
-    if (!b->failed) open_job(b, grid_job(plan, op, plan->buffers[op->out[0]].cols));
+    fn_job job = grid_job(plan, op, plan->buffers[op->out[0]].cols);
+    if (op->sparse) sparse_job(plan, &job);
+    if (!b->failed) open_job(b, job);
     if (!b->failed) add_pass(b, FN_FORWARD, i);
     while (!b->failed && i + 1 < plan->n_ops && (plan->ops[i + 1].flags & FN_ELEMENTWISE) &&
            follows(plan, i + 1, i))
         add_pass(b, FN_FORWARD, ++i);
+    if (plan->ops[source].sparse) prepare_job(b, source);
     return i;
 }
 
@@ -144,15 +165,15 @@ static int wide_backward(builder *b, int i) {
     return i;
 }
 
+/* Weight copies that forward reads. */
 static void prepare_phase(builder *b) {
     fn_plan *plan = b->plan;
     bool open = false;
     for (int i = 0; i < plan->n_ops && !b->failed; i++) {
-        if (!plan->ops[i].copy_bytes) continue;
+        if (!plan->ops[i].prepares || !plan->ops[i].sgemm) continue;
         if (!open) open_phase(b);
         open = true;
-        if (!b->failed) open_job(b, (fn_job){.slices = plan->ops[i].slices});
-        if (!b->failed) add_pass(b, FN_PREPARE, i);
+        prepare_job(b, i);
     }
 }
 

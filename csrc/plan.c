@@ -287,14 +287,6 @@ static int lay_out_arena(fn_plan *plan) {
         if (b->alias != i) continue;
         b->offset = at;
         at += bytes * (size_t)b->copies;
-        if (b->packed) {
-            const size_t tile = (size_t)plan->level->row_tile;
-            const size_t tiles = ((size_t)b->cols + tile - 1) / tile;
-            b->packed_stride = ((rows * tile + FN_PAD - 1) / FN_PAD * FN_PAD) | FN_PAD;
-            b->packed_bytes = tiles * b->packed_stride * sizeof(float);
-            b->packed_offset = at;
-            at += b->packed_bytes * (size_t)b->copies;
-        }
         bool gradient = false;
         for (int j = 0; j < plan->n_buffers; j++)
             gradient |= plan->buffers[j].alias == i && plan->buffers[j].gradient;

@@ -8,19 +8,22 @@
 #ifndef FN_DENSE_TILES_H
 #define FN_DENSE_TILES_H
 
-#include "kernels/level.h"
+#include "kernels/zeros.h"
 
 /* ---- forward: y = x @ W + b, over d_in in order ---- */
 
-/* rows x vecs register tile. bias may be NULL. */
-FN_INLINE void forward_tile(int rows, int vecs, int64_t d_in, const float *const *rows_of_x,
-                            const float *w, const float *bias, float *y, int64_t ldy) {
+/* rows x vecs register tile over `count` of its products: those at where, or (NULL) all. bias may
+ * be NULL. */
+FN_INLINE void forward_tile(int rows, int vecs, int64_t count, const int32_t *where,
+                            const float *const *rows_of_x, const float *w, const float *bias,
+                            float *y, int64_t ldy) {
     const float *x[ROWS];
     for (int i = 0; i < rows; i++) x[i] = rows_of_x[i];
     vf sum[ROWS][2];
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < vecs; v++) sum[i][v] = bias ? v_load(bias + v * LANES) : v_set(0);
-    for (int64_t k = 0; k < d_in; k++) {
+    for (int64_t j = 0; j < count; j++) {
+        const int64_t k = where ? where[j] : j;
         vf weight[2];
         for (int v = 0; v < vecs; v++) weight[v] = v_load(w + (k * vecs + v) * LANES);
 #pragma GCC unroll 8
@@ -34,18 +37,19 @@ FN_INLINE void forward_tile(int rows, int vecs, int64_t d_in, const float *const
 }
 
 /* One panel, any number of rows up to ROWS. */
-FN_INLINE void forward_rows(int rows, int vecs, int64_t d_in, const float *const *x, const float *w,
-                            const float *bias, float *y, int64_t ldy) {
+FN_INLINE void forward_rows(int rows, int vecs, int64_t count, const int32_t *where,
+                            const float *const *x, const float *w, const float *bias, float *y,
+                            int64_t ldy) {
     switch (rows) {
-    case 1: forward_tile(1, vecs, d_in, x, w, bias, y, ldy); break;
-    case 2: forward_tile(2, vecs, d_in, x, w, bias, y, ldy); break;
-    case 3: forward_tile(3, vecs, d_in, x, w, bias, y, ldy); break;
-    case 4: forward_tile(4, vecs, d_in, x, w, bias, y, ldy); break;
-    case 5: forward_tile(5, vecs, d_in, x, w, bias, y, ldy); break;
-    case 6: forward_tile(6, vecs, d_in, x, w, bias, y, ldy); break;
+    case 1: forward_tile(1, vecs, count, where, x, w, bias, y, ldy); break;
+    case 2: forward_tile(2, vecs, count, where, x, w, bias, y, ldy); break;
+    case 3: forward_tile(3, vecs, count, where, x, w, bias, y, ldy); break;
+    case 4: forward_tile(4, vecs, count, where, x, w, bias, y, ldy); break;
+    case 5: forward_tile(5, vecs, count, where, x, w, bias, y, ldy); break;
+    case 6: forward_tile(6, vecs, count, where, x, w, bias, y, ldy); break;
 #if FN_LANES == 16
-    case 7: forward_tile(7, vecs, d_in, x, w, bias, y, ldy); break;
-    case 8: forward_tile(8, vecs, d_in, x, w, bias, y, ldy); break;
+    case 7: forward_tile(7, vecs, count, where, x, w, bias, y, ldy); break;
+    case 8: forward_tile(8, vecs, count, where, x, w, bias, y, ldy); break;
 #endif
     }
 }
@@ -137,18 +141,9 @@ FN_INLINE void narrow_rows(int rows, int64_t units, const float *t, int64_t ldt,
 
 enum { BLOCK = 64 }; /* rows of the batch summed at a time */
 
-/* Rows of x as the gradient reads them: by address, or (packed is not NULL) by columns, where
- * register tile t of the chunk begins at packed + t * tile_stride. */
-typedef struct {
-    const float *const *rows;
-    const float *packed;
-    int64_t tile_stride;
-} gradient_rows;
-
-/* g (n, vecs) += sum over rows of x[r][0..n) * dy[r]; from zero if `first`. */
+/* g (n, vecs) += sum over rows of x[r][k..k + n) * dy[r]; from zero if `first`. */
 FN_INLINE void gradient_tile(int n, int vecs, bool first, int64_t rows, const float *const *x,
-                             int64_t k, const float *packed, const float *dy, int64_t ldy,
-                             float *g) {
+                             int64_t k, const float *dy, int64_t ldy, float *g) {
     vf sum[ROWS][2];
     for (int i = 0; i < n; i++)
         for (int v = 0; v < vecs; v++)
@@ -156,7 +151,7 @@ FN_INLINE void gradient_tile(int n, int vecs, bool first, int64_t rows, const fl
     for (int64_t r = 0; r < rows; r++) {
         vf d[2];
         for (int v = 0; v < vecs; v++) d[v] = v_load(dy + r * ldy + v * LANES);
-        const float *xr = packed ? packed + r * ROWS : x[r] + k;
+        const float *xr = x[r] + k;
 #pragma GCC unroll 8
         for (int i = 0; i < n; i++) {
             const vf s = v_set(xr[i]);
@@ -169,28 +164,65 @@ FN_INLINE void gradient_tile(int n, int vecs, bool first, int64_t rows, const fl
 
 /* The gradient of `n` rows of a panel `vecs` vectors wide, over some rows of the batch: a block of
  * rows at a time, so that its columns of x and dy stay in L1. The sums go on where they were: the
- * same bits. g has room for whole register tiles. */
-FN_INLINE void gradient_chunk(int vecs, int k0, int n, int64_t rows, gradient_rows x,
+ * same bits. */
+FN_INLINE void gradient_chunk(int vecs, int k0, int n, int64_t rows, const float *const *x,
                               const float *dy, int64_t ldy, float *g) {
     for (int64_t r = 0; r < rows || r == 0; r += BLOCK) {
         const int64_t m = rows - r < BLOCK ? rows - r : BLOCK;
         const float *dyr = dy + r * ldy;
-        if (x.packed) {
-            for (int t = 0; t * ROWS < n; t++)
-                gradient_tile(ROWS, vecs, r == 0, m, NULL, 0,
-                              x.packed + t * x.tile_stride + r * ROWS, dyr, ldy,
-                              g + t * ROWS * vecs * LANES);
-            continue;
-        }
-        const float *const *xr = x.rows + r;
         int k = 0;
         for (; k + ROWS <= n; k += ROWS)
-            gradient_tile(ROWS, vecs, r == 0, m, xr, k0 + k, NULL, dyr, ldy, g + k * vecs * LANES);
+            gradient_tile(ROWS, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
         for (; k + 4 <= n; k += 4)
-            gradient_tile(4, vecs, r == 0, m, xr, k0 + k, NULL, dyr, ldy, g + k * vecs * LANES);
+            gradient_tile(4, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
         for (; k < n; k++)
-            gradient_tile(1, vecs, r == 0, m, xr, k0 + k, NULL, dyr, ldy, g + k * vecs * LANES);
+            gradient_tile(1, vecs, r == 0, m, x + r, k0 + k, dyr, ldy, g + k * vecs * LANES);
     }
+}
+
+/* The same over rows kept by columns: `count` of them at `indices`. */
+FN_INLINE void kept_tile(int vecs, bool first, int count, const int32_t *indices,
+                         const float *values, const float *dy, int64_t ldy, float *g) {
+    vf sum[ROWS][2];
+    for (int i = 0; i < ROWS; i++)
+        for (int v = 0; v < vecs; v++)
+            sum[i][v] = first ? v_set(0) : v_load(g + (i * vecs + v) * LANES);
+    for (int j = 0; j < count; j++, values += ROWS) {
+        const float *dyr = dy + indices[j] * ldy;
+        vf d[2];
+        for (int v = 0; v < vecs; v++) d[v] = v_load(dyr + v * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; i++) {
+            const vf s = v_set(values[i]);
+            for (int v = 0; v < vecs; v++) sum[i][v] = v_fma(s, d[v], sum[i][v]);
+        }
+    }
+    for (int i = 0; i < ROWS; i++)
+        for (int v = 0; v < vecs; v++) v_store(g + (i * vecs + v) * LANES, sum[i][v]);
+}
+
+/* The gradient of column tiles [t0, t1), at most KEPT, over rows [r0, r1) of the batch. g has room
+ * for whole register tiles. */
+FN_INLINE void kept_chunk(int vecs, const column_rows *c, int64_t t0, int64_t t1, int r0, int r1,
+                          const float *dy, int64_t ldy, float *g) {
+    int at[KEPT], end[KEPT], most = 0;
+    for (int64_t t = t0; t < t1; t++) {
+        const int32_t *indices = c->indices + t * c->index_stride;
+        int first = 0, last = c->counts[t];
+        while (first < last && indices[first] < r0) first++;
+        while (last > first && indices[last - 1] >= r1) last--;
+        at[t - t0] = first, end[t - t0] = last;
+        most = last - first > most ? last - first : most;
+    }
+    for (int from = 0; from < most || from == 0; from += BLOCK)
+        for (int64_t t = t0; t < t1; t++) {
+            const int i = (int)(t - t0), begin = at[i] + from, left = end[i] - begin;
+            if (left <= 0 && from > 0) continue;
+            kept_tile(vecs, from == 0, left < BLOCK ? left : BLOCK,
+                      c->indices + t * c->index_stride + begin,
+                      c->values + t * c->value_stride + (int64_t)begin * ROWS, dy, ldy,
+                      g + (int64_t)i * ROWS * vecs * LANES);
+        }
 }
 
 #endif

@@ -105,6 +105,21 @@ FN_INLINE int v_any(vi mask) {
 #endif
 }
 
+/* Bit i: lane i of a mask. */
+FN_INLINE unsigned v_mask(vi mask) {
+#if FN_LANES == 8
+    return (unsigned)_mm256_movemask_ps((__m256)mask);
+#elif FN_LANES == 16 && defined(__AVX512F__)
+    return _mm512_movepi32_mask((__m512i)mask);
+#elif FN_LANES == 4 && defined(__x86_64__)
+    return (unsigned)_mm_movemask_ps((__m128)mask);
+#else
+    unsigned bits = 0;
+    for (int i = 0; i < FN_LANES; i++) bits |= (unsigned)(mask[i] & 1) << i;
+    return bits;
+#endif
+}
+
 /* Lanes that are NaN or infinite: x - x is zero for every finite x. */
 FN_INLINE vi v_nonfinite(vf x) { return x - x != 0.0f; }
 

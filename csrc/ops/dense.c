@@ -66,6 +66,22 @@ static void forward_sgemm(const fn_call *call, const fn_op *op, fn_tile tile, in
              fn_ld(call, op->in[0]), copy, ldy, 1, y, ldy);
 }
 
+static void forward_panels(int rows, int64_t d_in, int64_t units, int64_t c0, int64_t c1,
+                           int64_t count, const int32_t *where, const float *const *x,
+                           const float *w, const float *bias, float *y, int64_t ldy) {
+    for (int64_t c = c0; c < c1; c += PANEL) {
+        const float *b = bias ? bias + c : NULL;
+        if (fn_panel_width(units, c, LANES) == PANEL)
+            forward_rows(rows, 2, count, where, x, w + c * d_in, b, y + c, ldy);
+        else
+            forward_rows(rows, 1, count, where, x, w + c * d_in, b, y + c, ldy);
+    }
+}
+
+enum { PAYS = 3 }; /* panels of a tile from which on looking for zeros pays */
+
+/* Register tiles as even as can be: none of one row beside full ones. The rows of a source are
+ * looked through for columns without a value. */
 static void forward_tiles(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
                           int64_t c1, const float *bias) {
     const int64_t ldy = fn_ld(call, op->out[0]), units = call->plan->buffers[op->out[0]].cols;
@@ -73,19 +89,19 @@ static void forward_tiles(const fn_call *call, const fn_op *op, fn_tile tile, in
     float *y = fn_row(call, op->out[0], tile.r0);
     const int rows = tile.r1 - tile.r0, tiles = (rows + ROWS - 1) / ROWS;
     const int least = rows / tiles, larger = rows - least * tiles;
-    for (int64_t c = tile.c0; c < c1; c += PANEL) {
-        const bool wide = fn_panel_width(units, c, LANES) == PANEL;
-        for (int i = 0, r = 0; i < tiles;
-             i++) { /* as even as can be: no tile of one row beside full ones */
-            const int n = least + (i < larger);
-            if (wide)
-                forward_rows(n, 2, d_in, x + r, w + c * d_in, bias ? bias + c : NULL,
-                             y + r * ldy + c, ldy);
-            else
-                forward_rows(n, 1, d_in, x + r, w + c * d_in, bias ? bias + c : NULL,
-                             y + r * ldy + c, ldy);
-            r += n;
-        }
+    const bool look = op->sparse && c1 - tile.c0 >= PAYS * PANEL &&
+                      !atomic_load_explicit(&call->params->risky, memory_order_relaxed);
+    int32_t *where = (int32_t *)fn_scratch(call, tile);
+    for (int i = 0, r = 0; i < tiles; i++) {
+        const int n = least + (i < larger);
+        const int64_t count = look ? nonzero_columns(n, d_in, x + r, where) : d_in;
+        if (count < d_in)
+            forward_panels(n, d_in, units, tile.c0, c1, count, where, x + r, w, bias, y + r * ldy,
+                           ldy);
+        else
+            forward_panels(n, d_in, units, tile.c0, c1, d_in, NULL, x + r, w, bias, y + r * ldy,
+                           ldy);
+        r += n;
     }
 }
 
@@ -284,20 +300,40 @@ static void update_bias(const fn_call *call, const fn_op *op, int64_t c, int wid
     fn_sink(call, op->params[1], (size_t)c, width, g);
 }
 
-/* Rows of the input from r0 on, columns from k0 on, for the gradient. */
-static gradient_rows rows_of(const fn_call *call, const fn_op *op, int k0, int r0) {
-    gradient_rows x = {.rows = fn_rows(call, op->in[0], 0) + r0};
-    if (call->plan->buffers[op->in[0]].packed) {
-        x.packed = fn_packed(call, op->in[0], k0 / ROWS, r0, 0);
-        x.tile_stride = (int64_t)call->plan->buffers[op->in[0]].packed_stride;
+/* The rows of a source by columns, in the op's own memory: see zeros.h. */
+static column_rows kept_rows(const fn_call *call, const fn_op *op, int64_t d_in) {
+    return column_rows_at(call->work->arena + op->copy_offset, (d_in + ROWS - 1) / ROWS,
+                          call->plan->options.max_rows);
+}
+
+/* dW of a chunk of a panel over rows [r0, r1) of the batch. */
+static void slice_gradient(const fn_call *call, const fn_op *op, int64_t c, int k0, int n, int r0,
+                           int r1, float *g) {
+    const int64_t d_in = call->plan->buffers[op->in[0]].cols,
+                  units = call->plan->buffers[op->out[0]].cols;
+    const int64_t ldy = call->plan->buffers[op->out[0]].ld;
+    const bool wide = fn_panel_width(units, c, LANES) == PANEL;
+    if (op->sparse && op->copy_bytes) {
+        const column_rows kept = kept_rows(call, op, d_in);
+        const int64_t t0 = k0 / ROWS, t1 = (k0 + n + ROWS - 1) / ROWS;
+        const float *dy = fn_gradient_row(call, op->out[0], 0) + c;
+        if (wide)
+            kept_chunk(2, &kept, t0, t1, r0, r1, dy, ldy, g);
+        else
+            kept_chunk(1, &kept, t0, t1, r0, r1, dy, ldy, g);
+        return;
     }
-    return x;
+    const float *const *x = fn_rows(call, op->in[0], 0) + r0;
+    const float *dy = fn_gradient_row(call, op->out[0], r0) + c;
+    if (wide)
+        gradient_chunk(2, k0, n, r1 - r0, x, dy, ldy, g);
+    else
+        gradient_chunk(1, k0, n, r1 - r0, x, dy, ldy, g);
 }
 
 static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t d_in = call->plan->buffers[op->in[0]].cols,
                   units = call->plan->buffers[op->out[0]].cols;
-    const int64_t ldy = call->plan->buffers[op->out[0]].ld;
     const int chunks = chunk_count(d_in), lanes = call->plan->options.lanes;
     int panel = 0, index = tile.c0;
     if (!op->sgemm) slice_of(units, chunks, tile.c0, &panel, &index);
@@ -322,31 +358,37 @@ static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
     for (int l = 0; l < lanes; l++) {
         const int r0 = l * part < call->rows ? l * part : call->rows,
                   r1 = r0 + part < call->rows ? r0 + part : call->rows;
-        const gradient_rows x = rows_of(call, op, k0, r0);
-        const float *dy = fn_gradient_row(call, op->out[0], r0) + c;
-        if (width == PANEL)
-            gradient_chunk(2, k0, n, r1 - r0, x, dy, ldy, g + (int64_t)l * n * width);
-        else
-            gradient_chunk(1, k0, n, r1 - r0, x, dy, ldy, g + (int64_t)l * n * width);
+        slice_gradient(call, op, c, k0, n, r0, r1, g + (int64_t)l * n * width);
     }
     add_lanes(lanes, (int64_t)n * width, g);
     fn_sink(call, op->params[0], at, (int64_t)n * width, g);
 }
 
 /* sgemm wants W row-major: a slice of it, from the panels. */
-static void prepare(const fn_call *call, const fn_op *op, fn_tile tile) {
+static void prepare_sgemm(const fn_call *call, const fn_op *op, int64_t k0, int64_t k1) {
     const int64_t d_in = call->plan->buffers[op->in[0]].cols,
                   units = call->plan->buffers[op->out[0]].cols;
     const int64_t ld = call->plan->buffers[op->out[0]].ld;
-    const int chunks = chunk_count(d_in), k0 = chunk_start(d_in, chunks, tile.c0),
-              k1 = chunk_start(d_in, chunks, tile.c0 + 1);
-    const float *w = fn_weights(call, op, 0);
     float *copy = (float *)(call->work->arena + op->copy_offset);
     for (int64_t c = 0; c < units; c += PANEL) {
         const int width = fn_panel_width(units, c, LANES);
         for (int64_t k = k0; k < k1; k++)
-            memcpy(copy + k * ld + c, w + c * d_in + k * width, (size_t)width * sizeof(float));
+            memcpy(copy + k * ld + c, fn_weights(call, op, 0) + c * d_in + k * width,
+                   (size_t)width * sizeof(float));
     }
+}
+
+static void prepare(const fn_call *call, const fn_op *op, fn_tile tile) {
+    const int64_t d_in = call->plan->buffers[op->in[0]].cols;
+    const int chunks = chunk_count(d_in), k0 = chunk_start(d_in, chunks, tile.c0),
+              k1 = chunk_start(d_in, chunks, tile.c0 + 1);
+    if (op->sgemm) {
+        prepare_sgemm(call, op, k0, k1);
+        return;
+    }
+    const column_rows kept = kept_rows(call, op, d_in);
+    keep_columns(&kept, k0 / ROWS, (k1 + ROWS - 1) / ROWS, d_in, call->rows,
+                 fn_rows(call, op->in[0], 0));
 }
 
 static const char *check(fn_plan *plan, fn_op *op) {
@@ -369,8 +411,10 @@ static const char *check(fn_plan *plan, fn_op *op) {
     op->scratch = chunk * row * (size_t)lanes + chunk * PANEL;
     if (op->scratch < (size_t)in->cols + FN_PAD) op->scratch = (size_t)in->cols + FN_PAD;
     const fn_op *source = &plan->ops[in->producer];
-    if (op->wide && !op->sgemm && plan->options.max_rows > 1 && (source->flags & FN_SOURCE))
-        plan->buffers[op->in[0]].packed = true;
+    op->sparse = !op->sgemm && plan->options.max_rows > 1 && (source->flags & FN_SOURCE);
+    op->prepares = op->sgemm || (op->sparse && op->wide) ? chunks : 0;
+    if (op->sparse && op->wide)
+        op->copy_bytes = column_rows_bytes((in->cols + ROWS - 1) / ROWS, plan->options.max_rows);
     const bool narrow = plan->options.mode == FN_TRAIN && !op->sgemm && !op->wide &&
                         plan->options.max_rows > 1 && out->cols <= NARROW;
     if (narrow) op->local = (size_t)(out->cols * in->ld) + 2 * FN_PAD;

@@ -45,21 +45,6 @@ static void convert_i32(const void *row, fn_dtype dtype, int64_t n, int32_t *y) 
     }
 }
 
-/* The rows of a tile by columns: see fn_packed. The last column tile is filled up with zeros. */
-static void pack(const fn_call *call, int buffer, fn_tile tile, int64_t n) {
-    const float *const *rows = fn_rows(call, buffer, tile.ahead);
-    int64_t k = 0;
-    for (; k + ROWS <= n; k += ROWS) {
-        float *to = fn_packed(call, buffer, k / ROWS, tile.r0, tile.ahead);
-        for (int r = tile.r0; r < tile.r1; r++, to += ROWS)
-            memcpy(to, rows[r] + k, ROWS * sizeof(float));
-    }
-    for (int r = tile.r0; k < n && r < tile.r1; r++) {
-        float *to = fn_packed(call, buffer, k / ROWS, r, tile.ahead);
-        for (int i = 0; i < ROWS; i++) to[i] = k + i < n ? rows[r][k + i] : 0;
-    }
-}
-
 static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const fn_run_args *args = call->args;
     const fn_source *source = &args->sources[(int)op->attr[SOURCE]];
@@ -86,7 +71,6 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
         if (scale != 1 || offset != 0)
             for (int64_t i = 0; i < b->cols; i++) y[i] = y[i] * scale + offset;
     }
-    if (b->packed) pack(call, op->out[0], tile, b->cols);
 }
 
 static const char *check(fn_plan *plan, fn_op *op) {
