@@ -122,8 +122,14 @@ class build_ext(_build_ext):  # noqa: N801 - the command's name
 
 core = Extension(
     "fastnet._core",
-    ["fastnet/_core.pyx", *sorted(map(str, Path("csrc").glob("*.c")))],
-    depends=sorted(str(p) for p in Path("csrc").rglob("*") if p.suffix in (".h", ".def")),
+    [
+        "fastnet/_core.pyx",
+        *sorted(map(str, [*Path("csrc").glob("*.c"), *Path("csrc/kmeans").glob("*.c")])),
+    ],
+    depends=[
+        "fastnet/_kmeans.pxi",
+        *sorted(str(p) for p in Path("csrc").rglob("*") if p.suffix in (".h", ".def")),
+    ],
     include_dirs=["csrc", openblas.get_include_dir()],
     runtime_library_dirs=["@loader_path" if MAC else "$ORIGIN"],
     define_macros=[("Py_LIMITED_API", "0x030b0000")] * ABI3,

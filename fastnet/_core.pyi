@@ -107,3 +107,54 @@ def blas_info() -> tuple[str, str]: ...
 def fma_peak(seconds: float = ...) -> float: ...
 def vmath(function: str, x: np.ndarray, y: np.ndarray) -> None: ...
 def fail_allocation(n: int) -> int: ...
+
+class KMeansFit:
+    n: int
+    d: int
+    k: int
+    def __init__(
+        self,
+        x: Any,
+        sample_weight: np.ndarray | None,
+        n_clusters: int,
+        *,
+        metric: str = ...,
+        algorithm: str = ...,
+        max_memory: int | None = ...,
+        threads: int = ...,
+    ) -> None: ...
+    @property
+    def mean(self) -> bytes: ...
+    @property
+    def centers(self) -> bytes: ...
+    @property
+    def memory_bytes(self) -> int: ...
+    def seed(
+        self, method: str, seed: int, indices: np.ndarray, n_local_trials: int = ...
+    ) -> None: ...
+    def start(self, centers: np.ndarray, fixed: np.ndarray | None = ...) -> None: ...
+    def step(
+        self, iterations: int, seconds: float = ..., tolerance: float = ...
+    ) -> list[tuple[float, int, float, int, int]]: ...
+    def labels(self, out: np.ndarray) -> float: ...
+
+def kmeans_assign(
+    x: Any,
+    centers: np.ndarray,
+    *,
+    labels: np.ndarray | None = ...,
+    distances: np.ndarray | None = ...,
+    sums: np.ndarray | None = ...,
+    counts: np.ndarray | None = ...,
+    sample_weight: np.ndarray | None = ...,
+    metric: str = ...,
+    threads: int = ...,
+) -> float: ...
+def kmeans_transform(
+    x: Any,
+    centers: np.ndarray,
+    out: np.ndarray,
+    *,
+    metric: str = ...,
+    threads: int = ...,
+) -> None: ...

@@ -592,4 +592,6 @@ def fail_allocation(int64_t n):
     return fn_alloc_count()
 
 
+include "_kmeans.pxi"
+
 fn_fork_guard()

@@ -57,7 +57,7 @@ engine() { # folder, emulation, flags ...: the engine's objects in the array `ob
     local folder=$1 emulation=$2 level source object
     shift 2
     objects=()
-    for source in "$csrc"/*.c; do
+    for source in "$csrc"/*.c "$csrc"/kmeans/*.c; do
         object=$folder/$(basename "$source" .c).o
         compile "$source" "$object" "$@" || return 1
         objects+=("$object")

@@ -1,0 +1,76 @@
+/* kmeans.h - the C API of k-means. Python reaches it through fastnet/_kmeans.pxi alone.
+ *
+ * A *data* describes rows that the caller keeps alive: dense float32 or float64, or CSR. A *fit*
+ * holds labels, bounds and sums of one clustering of them; fn_km_step() runs Lloyd iterations for a
+ * time slice. Every result is that of a plain float64 Lloyd (bounds only skip work whose outcome is
+ * certain, ties go to the lowest index), and the same bits for any number of threads.
+ */
+#ifndef FN_KMEANS_H
+#define FN_KMEANS_H
+
+#include <stdbool.h>
+
+#include "fastnet.h"
+
+typedef struct fn_km fn_km;
+
+/* Rows: dense (n, d) with contiguous rows, or CSR where `indptr` is given. All IN, never written.
+ */
+typedef struct {
+    int64_t n, d;
+    fn_dtype dtype;     /* FN_F32 or FN_F64 */
+    const void *values; /* rows, or the values of CSR */
+    int64_t row_bytes;  /* dense: from one row to the next */
+    const void *indptr, *indices;
+    fn_dtype index_dtype;  /* of indptr and indices: FN_I32 or FN_I64 */
+    const double *weights; /* (n), not negative; NULL: all 1 */
+    bool cosine;           /* rows and centres are scaled to length 1 (zero rows stay zero) */
+} fn_km_data;
+
+typedef enum { FN_KM_AUTO, FN_KM_LLOYD, FN_KM_PROJECTED, FN_KM_HAMERLY } fn_km_algorithm;
+typedef enum { FN_KM_PLUSPLUS, FN_KM_PARALLEL, FN_KM_RANDOM } fn_km_seeding;
+
+typedef struct {
+    double inertia;   /* of this iteration's labels to the centres they were found with */
+    double shift;     /* squared distance that all centres moved together */
+    int64_t moved;    /* points with another label than before */
+    int64_t computed; /* point-centre distances evaluated on all features */
+    int64_t saved;    /* n * k - computed */
+} fn_km_record;
+
+/* A fit of k centres, or NULL if memory ends. `threads` 0: automatic. */
+fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, int threads);
+void fn_km_free(fn_km *km);
+size_t fn_km_bytes(const fn_km *km);     /* everything it has allocated */
+const double *fn_km_centers(fn_km *km);  /* (k, d) */
+const double *fn_km_mean(const fn_km *); /* (d): weighted mean of the rows */
+
+/* Choose centres; indices (k) tells their rows. trials: candidates a step of k-means++, 0 for
+ * 2 + log(k). */
+fn_status fn_km_seed(fn_km *km, fn_km_seeding method, uint64_t seed, int trials, int64_t *indices);
+
+/* Begin at these centres (k, d); those with fixed[j] != 0 stay where they are (fixed may be NULL).
+ */
+void fn_km_start(fn_km *km, const double *centers, const uint8_t *fixed);
+
+/* Run until `iterations` more are complete, a completed one moves no point or shifts the centres by
+ * at most `tolerance` (squared), or `seconds` are over (then an iteration may be half done: the
+ * next call goes on with it). Writes a record for each completed iteration and their number. */
+fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double seconds,
+                     fn_km_record *records, int64_t *completed);
+
+/* Labels (n) of the nearest final centre, and the inertia. */
+fn_status fn_km_labels(fn_km *km, int32_t *labels, double *inertia);
+
+/* Nearest of k centres (k, d) for each row: labels (n) and squared distances (n), either NULL; sums
+ * (k, d) and counts (k) of weights are added to unless NULL. Returns the inertia. */
+fn_status fn_km_assign(const fn_km_data *data, int64_t k, const double *centers, int32_t *labels,
+                       double *distances, double *sums, double *counts, int threads,
+                       double *inertia);
+
+/* Distances (n, k) to the centres: float32 or float64 as `out_dtype` says. Not squared; cosine:
+ * 1 - cos. */
+fn_status fn_km_transform(const fn_km_data *data, int64_t k, const double *centers, void *out,
+                          fn_dtype out_dtype, int threads);
+
+#endif

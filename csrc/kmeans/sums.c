@@ -1,0 +1,154 @@
+/* sums.c - sums of each cluster from the points that moved, and new centres from them.
+ *
+ * A sum is an unevaluated pair of float64 (Knuth's two-sum), so a point that comes and goes a
+ * thousand times leaves no trace. Each element is added to in the order of rows: by one task a
+ * slice of columns where rows are wide, by fixed groups of tiles merged in order where they are
+ * narrow.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "kmeans/km.h"
+
+static void add(double *sum, double *low, double x) {
+    const double before = *sum, after = before + x, part = after - before;
+    *low += (before - (after - part)) + (x - part);
+    *sum = after;
+}
+
+int fn_km_sum_tasks(const fn_km *km) {
+    return km->groups ? km->groups : (int)((km->d + km->slice - 1) / km->slice);
+}
+
+/* Columns [c0, c1) of one moved row into sums; column 0 brings the weights along. */
+static void move_row(fn_km *km, int64_t row, const fn_km_move *move, int64_t c0, int64_t c1,
+                     double *values) {
+    const double weight = fn_km_weight(&km->data, row);
+    const int64_t to = km->labels[row], from = move->old, d = km->d;
+    fn_km_row(&km->rows, row, values);
+    for (int64_t j = c0; j < c1; j++) {
+        const double x = weight * (values[j] - km->shift[j]);
+        add(km->sums + to * d + j, km->sums_low + to * d + j, x);
+        if (from >= 0) add(km->sums + from * d + j, km->sums_low + from * d + j, -x);
+    }
+    if (c0 || weight == 0) return;
+    add(km->weights + to, km->weights_low + to, weight);
+    km->members[to]++;
+    if (from < 0) return;
+    add(km->weights + from, km->weights_low + from, -weight);
+    km->members[from]--;
+}
+
+/* Slice `task` of the columns, over the moved rows of the chunk that begins at row `first`. */
+void fn_km_sum_tiles(fn_km *km, int64_t first, int task) {
+    const int64_t c0 = (int64_t)task * km->slice;
+    const int64_t c1 = c0 + km->slice < km->d ? c0 + km->slice : km->d;
+    double *values = km->scratch + (size_t)(FN_MAX_THREADS + task) * km->scratch_stride;
+    const int64_t rows = km->n - first < km->chunk_rows ? km->n - first : km->chunk_rows;
+    for (int64_t t = 0; t * km->tile_rows < rows; t++)
+        for (int m = 0; m < km->n_moves[t]; m++) {
+            const fn_km_move *move = km->moves + t * km->tile_rows + m;
+            move_row(km, first + move->row, move, c0, c1, values);
+        }
+}
+
+/* ---- empty clusters ---- */
+
+typedef struct {
+    double distance;
+    int64_t row;
+} far_point;
+
+/* The `count` points farthest from their centres, farthest first, ties to the lower row. */
+static void find_far(const fn_km *km, far_point *far, int count, double *row) {
+    int found = 0;
+    for (int64_t i = 0; i < km->n; i++) {
+        fn_km_row(&km->rows, i, row);
+        const double distance =
+            fn_km_distance(row, km->centers + (int64_t)km->labels[i] * km->d, km->d);
+        int p = found < count ? found++ : count;
+        if (p == count && distance <= far[count - 1].distance) continue;
+        if (p == count) p--;
+        for (; p > 0 && far[p - 1].distance < distance; p--) far[p] = far[p - 1];
+        far[p] = (far_point){distance, i};
+    }
+}
+
+/* As scikit-learn does: each empty cluster gets one of the points farthest from their centres,
+ * which leaves the sum of its old cluster. Labels stay: the next iteration assigns anew. `sums` and
+ * `weights` are those of this iteration's centres only. */
+static fn_status relocate(const fn_km *km, double *sums, double *weights, int n_empty) {
+    far_point *far = fn_alloc((size_t)n_empty * sizeof *far);
+    double *row = fn_alloc((size_t)km->d * sizeof *row);
+    if (far && row) {
+        find_far(km, far, n_empty, row);
+        for (int64_t j = 0, e = 0; j < km->k && far[0].distance > 0 && e < n_empty; j++) {
+            if (km->members[j] || km->fixed[j]) continue;
+            const int64_t i = far[e++].row, from = km->labels[i];
+            const double weight = fn_km_weight(&km->data, i);
+            fn_km_row(&km->rows, i, row);
+            for (int64_t c = 0; c < km->d; c++) {
+                const double x = weight * (row[c] - km->shift[c]);
+                sums[from * km->d + c] -= x;
+                sums[j * km->d + c] = x;
+            }
+            weights[j] = weight;
+            weights[from] -= weight;
+        }
+    }
+    const fn_status status = far && row ? FN_OK : FN_ENOMEM;
+    fn_free(far);
+    fn_free(row);
+    return status;
+}
+
+/* ---- centres ---- */
+
+static void normalise(double *center, int64_t d) {
+    double sum = 0;
+    for (int64_t c = 0; c < d; c++) sum += center[c] * center[c];
+    const double scale = sum > 0 ? 1 / sqrt(sum) : 0;
+    for (int64_t c = 0; c < d; c++) center[c] *= scale;
+}
+
+/* Means of sums; a cluster without weight goes to the place of the heaviest one. */
+static void place(fn_km *km, const double *sums, const double *weights) {
+    const int64_t d = km->d;
+    int64_t heaviest = 0;
+    for (int64_t j = 1; j < km->k; j++)
+        if (weights[j] > weights[heaviest]) heaviest = j;
+    for (int64_t j = 0; j < km->k; j++) {
+        if (km->fixed[j]) continue;
+        const int64_t from = weights[j] > 0 ? j : heaviest;
+        double *center = km->centers + j * d;
+        if (!(weights[from] > 0)) continue;
+        for (int64_t c = 0; c < d; c++)
+            center[c] = km->shift[c] + sums[from * d + c] / weights[from];
+        if (km->data.cosine) normalise(center, d);
+    }
+}
+
+/* New centres from the sums of this iteration's labels; fills the record's shift. */
+fn_status fn_km_update(fn_km *km) {
+    const int64_t kd = km->k * km->d;
+    double *sums = fn_alloc((size_t)(kd + km->k) * sizeof *sums);
+    if (!sums) return FN_ENOMEM;
+    for (int64_t e = 0; e < kd; e++) sums[e] = km->sums[e] + km->sums_low[e];
+    int n_empty = 0;
+    for (int64_t j = 0; j < km->k; j++) {
+        sums[kd + j] = km->members[j] ? km->weights[j] + km->weights_low[j] : 0;
+        n_empty += !km->members[j] && !km->fixed[j];
+    }
+    if (n_empty > km->n) n_empty = (int)km->n;
+    const fn_status status = n_empty ? relocate(km, sums, sums + kd, n_empty) : FN_OK;
+    if (status == FN_OK) {
+        memcpy(km->previous, km->centers, (size_t)kd * sizeof *sums);
+        place(km, sums, sums + kd);
+        km->record.shift = 0;
+        for (int64_t j = 0; j < km->k; j++)
+            km->record.shift +=
+                fn_km_distance(km->centers + j * km->d, km->previous + j * km->d, km->d);
+    }
+    fn_free(sums);
+    return status;
+}

@@ -1,0 +1,307 @@
+# k-means: rows in, the GIL released, records and errors out. Included by _core.pyx.
+
+cdef extern from "kmeans.h" nogil:
+    ctypedef struct fn_km
+    ctypedef struct fn_km_data:
+        int64_t n, d
+        fn_dtype dtype
+        const void *values
+        int64_t row_bytes
+        const void *indptr
+        const void *indices
+        fn_dtype index_dtype
+        const double *weights
+        bint cosine
+    ctypedef enum fn_km_algorithm: FN_KM_AUTO, FN_KM_LLOYD, FN_KM_PROJECTED, FN_KM_HAMERLY
+    ctypedef enum fn_km_seeding: FN_KM_PLUSPLUS, FN_KM_PARALLEL, FN_KM_RANDOM
+    ctypedef struct fn_km_record:
+        double inertia, shift
+        int64_t moved, computed, saved
+
+    fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, int threads)
+    void fn_km_free(fn_km *km)
+    size_t fn_km_bytes(const fn_km *km)
+    const double *fn_km_centers(fn_km *km)
+    const double *fn_km_mean(const fn_km *km)
+    fn_status fn_km_seed(fn_km *km, fn_km_seeding method, uint64_t seed, int trials, int64_t *indices)
+    void fn_km_start(fn_km *km, const double *centers, const unsigned char *fixed)
+    fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double seconds,
+                         fn_km_record *records, int64_t *completed)
+    fn_status fn_km_labels(fn_km *km, int *labels, double *inertia)
+    fn_status fn_km_assign(const fn_km_data *data, int64_t k, const double *centers, int *labels, double *distances,
+                           double *sums, double *counts, int threads, double *inertia)
+    fn_status fn_km_transform(const fn_km_data *data, int64_t k, const double *centers, void *out,
+                              fn_dtype out_dtype, int threads)
+
+cdef dict _ALGORITHMS = {"auto": FN_KM_AUTO, "lloyd": FN_KM_LLOYD, "projected": FN_KM_PROJECTED,
+                         "hamerly": FN_KM_HAMERLY}
+cdef dict _SEEDINGS = {"k-means++": FN_KM_PLUSPLUS, "k-means||": FN_KM_PARALLEL, "random": FN_KM_RANDOM}
+cdef dict _METRICS = {"euclidean": False, "cosine": True}
+
+
+cdef class _Rows:
+    """Views of the rows of a data set, held for as long as the engine reads them."""
+
+    cdef fn_km_data data
+    cdef Py_buffer views[4]
+    cdef int held
+
+    def __cinit__(self, x, sample_weight, str metric):
+        cdef Py_buffer *view
+        if metric not in _METRICS:
+            raise ValueError(f"metric must be 'euclidean' or 'cosine', got {metric!r}")
+        self.data.cosine = _METRICS[metric]
+        if isinstance(x, tuple):
+            values, indices, indptr, columns = x
+            self.sparse(values, indices, indptr, columns)
+        else:
+            self.dense(x)
+        if self.data.n < 1 or self.data.d < 1:
+            raise ValueError(f"x needs at least one row and one column, got shape ({self.data.n}, {self.data.d})")
+        if sample_weight is not None:
+            view = self.hold(sample_weight, 1)
+            if _dtype(view.format) != FN_F64 or view.shape[0] != self.data.n:
+                raise ValueError(f"sample_weight must be float64 of shape ({self.data.n},)")
+            self.data.weights = <const double *>view.buf
+
+    def __dealloc__(self):
+        for i in range(self.held):
+            PyBuffer_Release(&self.views[i])
+
+    cdef Py_buffer *hold(self, array, int ndim) except NULL:
+        cdef Py_buffer *view = &self.views[self.held]
+        _borrow(array, view, False)
+        self.held += 1
+        if view.ndim != ndim:
+            raise ValueError(f"an array of {ndim} axes is wanted, got {view.ndim}")
+        if ndim == 1 and view.shape[0] > 1 and view.strides[0] != view.itemsize:
+            raise ValueError("arrays of one axis must be contiguous")
+        return view
+
+    cdef int real(self, Py_buffer *view) except -1:
+        self.data.dtype = _dtype(view.format)
+        if self.data.dtype != FN_F32 and self.data.dtype != FN_F64:
+            raise TypeError(f"x must be float32 or float64, got format {view.format.decode()!r}")
+        return 0
+
+    cdef int dense(self, x) except -1:
+        cdef Py_buffer *view = self.hold(x, 2)
+        self.real(view)
+        self.data.n, self.data.d = view.shape[0], view.shape[1]
+        self.data.values, self.data.row_bytes = view.buf, view.strides[0]
+        return 0
+
+    cdef int sparse(self, values, indices, indptr, int64_t n_features) except -1:
+        cdef int64_t entries
+        cdef Py_buffer *view = self.hold(values, 1)
+        self.real(view)
+        self.data.values, entries = view.buf, view.shape[0]
+        view = self.hold(indices, 1)
+        self.data.indices, self.data.index_dtype = view.buf, _dtype(view.format)
+        if view.shape[0] != entries:
+            raise ValueError(f"CSR needs as many indices as values, got {view.shape[0]} and {entries}")
+        view = self.hold(indptr, 1)
+        self.data.indptr, self.data.n, self.data.d = view.buf, view.shape[0] - 1, n_features
+        if _dtype(view.format) != self.data.index_dtype or self.data.index_dtype not in (FN_I32, FN_I64):
+            raise TypeError("indices and indptr must both be int32 or both int64")
+        self.check_indices(entries)
+        return 0
+
+    cdef int64_t index(self, const void *array, int64_t i) noexcept:
+        return (<const int64_t *>array)[i] if self.data.index_dtype == FN_I64 else (<const int *>array)[i]
+
+    cdef int check_indices(self, int64_t entries) except -1:
+        """The engine reads by these numbers: none may lead outside."""
+        cdef int64_t i, last = 0
+        cdef bint bad = self.data.n < 0
+        for i in range(self.data.n + 1):
+            bad = bad or self.index(self.data.indptr, i) < last or self.index(self.data.indptr, i) > entries
+            last = self.index(self.data.indptr, i)
+        for i in range(entries):
+            bad = bad or self.index(self.data.indices, i) < 0 or self.index(self.data.indices, i) >= self.data.d
+        if bad:
+            raise ValueError("indices or indptr of this CSR matrix lead outside of it")
+        return 0
+
+
+cdef int _km_check(fn_status status) except -1:
+    if status == FN_ENOMEM:
+        raise MemoryError("no memory for k-means")
+    if status != FN_OK:
+        raise ValueError("these arguments do not fit the data")
+    return 0
+
+
+cdef const double *_km_centers(const double[:, ::1] centers, const fn_km_data *data, int64_t k) except NULL:
+    if centers.shape[1] != data.d or (k and centers.shape[0] != k) or centers.shape[0] < 1:
+        raise ValueError(f"centers must have shape ({k or 'k'}, {data.d}), got "
+                         f"({centers.shape[0]}, {centers.shape[1]})")
+    return &centers[0, 0]
+
+
+cdef class KMeansFit:
+    """One clustering of `x`: seed, start, step until it is done, labels.
+
+    x : (n, d) float32 or float64 with contiguous rows (any distance between them, read-only allowed), or a
+        tuple (values, indices, indptr, n_features) of a CSR matrix. Finite; kept and read until the end.
+    sample_weight : (n,) float64, finite, not negative, or None.
+    n_clusters : 1 to n.   metric : "euclidean" or "cosine".   threads : 0 is automatic.
+    algorithm : "auto", "lloyd", "projected" or "hamerly": how work is skipped; results are the same.
+    max_memory : bytes of bounds and projections that may be allocated, or None.
+    Not for use by two threads at once. Raises MemoryError, ValueError, TypeError.
+    """
+
+    cdef fn_km *km
+    cdef _Rows rows
+    cdef readonly int64_t n, d, k
+    cdef bint started
+
+    def __cinit__(self, x, sample_weight, int64_t n_clusters, *, str metric="euclidean", str algorithm="auto",
+                  max_memory=None, int threads=0):
+        cdef fn_km_algorithm how
+        if algorithm not in _ALGORITHMS:
+            raise ValueError(f"algorithm must be one of {sorted(_ALGORITHMS)}, got {algorithm!r}")
+        how = _ALGORITHMS[algorithm]
+        rows = self.rows = _Rows(x, sample_weight, metric)
+        self.n, self.d, self.k = self.rows.data.n, self.rows.data.d, n_clusters
+        if not 1 <= n_clusters <= min(self.n, 2**31 - 1):
+            raise ValueError(f"n_clusters must be 1 to {self.n} (the rows of x), got {n_clusters}")
+        with nogil:
+            fn_blas_one_thread()
+            self.km = fn_km_new(&rows.data, n_clusters, how, threads)
+        if self.km == NULL:
+            raise MemoryError("no memory for k-means")
+
+    def __dealloc__(self):
+        fn_km_free(self.km)
+
+    @property
+    def mean(self):
+        """(d,) float64 as bytes: the weighted mean of the rows."""
+        return (<const char *>fn_km_mean(self.km))[:self.d * 8]
+
+    @property
+    def centers(self):
+        """(k, d) float64 as bytes: the centres as they are now."""
+        return (<const char *>fn_km_centers(self.km))[:self.k * self.d * 8]
+
+    @property
+    def memory_bytes(self):
+        """Bytes that this fit has allocated."""
+        return fn_km_bytes(self.km)
+
+    def seed(self, str method, uint64_t seed, int64_t[::1] indices not None, int n_local_trials=0):
+        """Choose rows as centres: "k-means++" (greedy), "k-means||" or "random". Their numbers go to `indices`
+        (k,), -1 where a centre is no row; read the places from `centers`."""
+        cdef fn_status status
+        cdef fn_km_seeding how
+        if method not in _SEEDINGS:
+            raise ValueError(f"method must be one of {sorted(_SEEDINGS)}, got {method!r}")
+        if indices.shape[0] != self.k:
+            raise ValueError(f"indices must have shape ({self.k},), got ({indices.shape[0]},)")
+        how = _SEEDINGS[method]
+        with nogil:
+            status = fn_km_seed(self.km, how, seed, n_local_trials, &indices[0])
+        _km_check(status)
+
+    def start(self, const double[:, ::1] centers not None, const unsigned char[::1] fixed=None):
+        """Begin at `centers` (k, d); centre j stays where it is if fixed[j] is not 0."""
+        cdef const double *first = _km_centers(centers, &self.rows.data, self.k)
+        if fixed is not None and fixed.shape[0] != self.k:
+            raise ValueError(f"fixed must have shape ({self.k},), got ({fixed.shape[0]},)")
+        fn_km_start(self.km, first, &fixed[0] if fixed is not None else NULL)
+        self.started = True
+
+    def step(self, int64_t iterations, double seconds=0.05, double tolerance=0):
+        """Iterate until `iterations` are complete, `seconds` (0: no limit) are over, nothing moved, or the squared
+        shift of the centres is at most `tolerance`.
+
+        Returns a list of (inertia, moved, squared shift, distances computed, distances saved), one for each
+        iteration completed in this call; a call that ends within an iteration is taken up by the next.
+        """
+        cdef fn_km_record records[64]
+        cdef int64_t completed = 0, wanted = min(iterations, 64)
+        cdef fn_status status
+        if not self.started:
+            raise ValueError("start() comes before step()")
+        with nogil:
+            fn_blas_one_thread()
+            status = fn_km_step(self.km, wanted, tolerance, seconds, records, &completed)
+        _km_check(status)
+        return [(records[i].inertia, records[i].moved, records[i].shift, records[i].computed, records[i].saved)
+                for i in range(completed)]
+
+    def labels(self, int[::1] out not None):
+        """Write the nearest centre of every row to `out` (n,); returns the inertia."""
+        cdef double inertia = 0
+        cdef fn_status status
+        if not self.started:
+            raise ValueError("start() comes before labels()")
+        if out.shape[0] != self.n:
+            raise ValueError(f"labels must have shape ({self.n},), got ({out.shape[0]},)")
+        with nogil:
+            fn_blas_one_thread()
+            status = fn_km_labels(self.km, &out[0], &inertia)
+        _km_check(status)
+        return inertia
+
+
+def kmeans_assign(x, const double[:, ::1] centers not None, *, int[::1] labels=None, double[::1] distances=None,
+                  double[:, ::1] sums=None, double[::1] counts=None, sample_weight=None, str metric="euclidean",
+                  int threads=0):
+    """Nearest of `centers` (k, d) for each row of x: int32 `labels` (n,), squared `distances` (n,); returns the inertia.
+
+    sums (k, d) and counts (k,) float64, given together: the weighted sums of rows and the weights of each
+    cluster are added to them, so results of parts of x add up. x, sample_weight, metric: see KMeansFit.
+    """
+    cdef _Rows rows = _Rows(x, sample_weight, metric)
+    cdef const double *first = _km_centers(centers, &rows.data, 0)
+    cdef int64_t k = centers.shape[0], n = rows.data.n
+    cdef double inertia = 0
+    cdef fn_status status
+    cdef int *to_labels = NULL
+    cdef double *to_distances = NULL
+    cdef double *to_sums = NULL
+    cdef double *to_counts = NULL
+    if labels is not None:
+        if labels.shape[0] != n:
+            raise ValueError(f"labels must have shape ({n},), got ({labels.shape[0]},)")
+        to_labels = &labels[0]
+    if distances is not None:
+        if distances.shape[0] != n:
+            raise ValueError(f"distances must have shape ({n},), got ({distances.shape[0]},)")
+        to_distances = &distances[0]
+    if (sums is None) != (counts is None):
+        raise ValueError("sums and counts are given together")
+    if sums is not None:
+        _km_centers(sums, &rows.data, k)
+        if counts.shape[0] != k:
+            raise ValueError(f"counts must have shape ({k},), got ({counts.shape[0]},)")
+        to_sums, to_counts = &sums[0, 0], &counts[0]
+    with nogil:
+        fn_blas_one_thread()
+        status = fn_km_assign(&rows.data, k, first, to_labels, to_distances, to_sums, to_counts, threads, &inertia)
+    _km_check(status)
+    return inertia
+
+
+def kmeans_transform(x, const double[:, ::1] centers not None, out, *, str metric="euclidean", int threads=0):
+    """Distances (cosine: 1 - cos) of each row to each centre into `out` (n, k), C-contiguous float32 or float64."""
+    cdef _Rows rows = _Rows(x, None, metric)
+    cdef const double *first = _km_centers(centers, &rows.data, 0)
+    cdef int64_t k = centers.shape[0]
+    cdef Py_buffer view
+    cdef fn_dtype dtype
+    cdef fn_status status
+    _borrow(out, &view, True)
+    try:
+        dtype = _dtype(view.format)
+        if (view.ndim != 2 or view.shape[0] != rows.data.n or view.shape[1] != k
+                or (view.shape[0] > 1 and view.strides[0] != k * view.itemsize) or dtype not in (FN_F32, FN_F64)):
+            raise ValueError(f"out must be contiguous float32 or float64 of shape ({rows.data.n}, {k})")
+        with nogil:
+            fn_blas_one_thread()
+            status = fn_km_transform(&rows.data, k, first, view.buf, dtype, threads)
+    finally:
+        PyBuffer_Release(&view)
+    _km_check(status)

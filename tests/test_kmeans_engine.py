@@ -1,0 +1,202 @@
+"""The k-means engine against a plain float64 Lloyd: labels, centres, iterations, threads, edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastnet import _core
+
+TIE = 1e-13  # relative gap of the two nearest centres below which the reference may be wrong itself
+
+
+def lloyd(x, centers, iterations, weights=None):
+    """Plain Lloyd in float64: labels, centres, iterations, and whether any decision was a tie.
+
+    x (n, d), centers (k, d).   The iteration that moves no point is the last one counted.
+    """
+    x = x.astype(np.float64)
+    w = np.ones(len(x)) if weights is None else weights
+    centers, labels, tie = centers.astype(np.float64).copy(), np.full(len(x), -1), False
+    for done in range(1, iterations + 1):
+        d2 = np.stack([((x - c) ** 2).sum(1) for c in centers], 1)
+        two = np.sort(d2, 1)[:, :2]
+        if len(centers) > 1:
+            scale = (x**2).sum(1).max() + 1e-300
+            tie |= bool((two[:, 1] - two[:, 0] <= TIE * scale).any())
+        before, labels = labels, d2.argmin(1)
+        counts = np.bincount(labels, w, len(centers))
+        if (counts == 0).any():
+            return labels, centers, done, True
+        centers = np.stack(
+            [(w[labels == j, None] * x[labels == j]).sum(0) for j in range(len(centers))]
+        )
+        centers /= counts[:, None]
+        if (labels == before).all():
+            return labels, centers, done, tie
+    return labels, centers, iterations, tie
+
+
+def fit(x, centers, iterations, weights=None, threads=1, **options):
+    """The engine's labels, centres, records and inertia from the same start."""
+    engine = _core.KMeansFit(x, weights, len(centers), threads=threads, **options)
+    engine.start(np.ascontiguousarray(centers, np.float64))
+    records = []
+    while len(records) < iterations:
+        got = engine.step(iterations - len(records))
+        records += got
+        if got and got[-1][1] == 0:
+            break
+    labels = np.empty(len(x) if not isinstance(x, tuple) else len(x[2]) - 1, np.int32)
+    inertia = engine.labels(labels)
+    return labels, np.frombuffer(engine.centers).reshape(len(centers), -1), records, inertia
+
+
+def problem(seed):
+    """One random problem: x, starting centres, weights; blobs or noise, duplicates, offsets."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(5, 600))
+    d = int(rng.integers(1, [4, 20, 200][seed % 3]))
+    k = int(rng.integers(1, min(n, [5, 30, 120][seed // 3 % 3]) + 1))
+    x = rng.normal(size=(n, d))
+    if seed % 2:
+        x += 6 * rng.normal(size=(max(1, k), d))[rng.integers(0, max(1, k), n)]
+    if seed % 5 == 0:
+        x[:, 0] = 3
+    if seed % 7 == 0:
+        x += rng.choice([10, 1e3, 1e6])
+    weights = None
+    if seed % 4 == 0:
+        weights = rng.random(n)
+        weights[rng.random(n) < 0.2] = 0
+    dtype = np.float32 if seed % 3 else np.float64
+    x = x.astype(dtype)
+    return x, x[rng.choice(n, k, replace=False)].astype(np.float64), weights
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "lloyd", "projected", "hamerly"])
+@pytest.mark.parametrize("seed", range(40))
+def test_equals_plain_lloyd(seed, algorithm):
+    x, start, weights = problem(seed)
+    labels, centers, iterations, exempt = lloyd(x, start, 30, weights)
+    got, got_centers, records, inertia = fit(x, start, 30, weights, algorithm=algorithm)
+    if exempt:
+        pytest.skip("a tie or an empty cluster in the reference")
+    assert len(records) == iterations
+    np.testing.assert_array_equal(got, nearest(x, got_centers))
+    scale = np.abs(x.astype(np.float64)).max()
+    np.testing.assert_allclose(got_centers, centers, rtol=1e-12, atol=1e-12 * scale)
+    w = np.ones(len(x)) if weights is None else weights
+    expected = (w * ((x.astype(np.float64) - got_centers[got]) ** 2).sum(1)).sum()
+    assert inertia == pytest.approx(expected, rel=1e-9, abs=1e-12 * scale**2)
+
+
+def nearest(x, centers):
+    return np.stack([((x.astype(np.float64) - c) ** 2).sum(1) for c in centers], 1).argmin(1)
+
+
+@pytest.mark.parametrize("shape", [(3000, 2, 7), (2000, 40, 12), (1500, 130, 30)])
+def test_same_bits_for_any_number_of_threads(shape, monkeypatch):
+    monkeypatch.setenv("FASTNET_ALWAYS_THREAD", "1")
+    n, d, k = shape
+    rng = np.random.default_rng(n)
+    x = rng.normal(size=(n, d)).astype(np.float32)
+    results = set()
+    for threads in (1, 2, 3, 4, 8):
+        engine = _core.KMeansFit(x, None, k, threads=threads)
+        indices = np.empty(k, np.int64)
+        engine.seed("k-means++", 5, indices)
+        start = np.frombuffer(engine.centers).reshape(k, d)
+        labels, centers, records, inertia = fit(x, start, 12, threads=threads)
+        results.add((indices.tobytes(), labels.tobytes(), centers.tobytes(), inertia, *records))
+    assert len(results) == 1
+
+
+def test_empty_clusters_take_the_farthest_points():
+    x = np.array([[0.0], [1.0], [10.0], [11.0], [30.0]], np.float32)
+    start = np.array([[0.0], [10.0], [1000.0], [2000.0]])
+    _, centers, records, _ = fit(x, start, 1)
+    # 30 is farthest from its centre (10), then 11 and 1 tie: the lower row goes first
+    np.testing.assert_allclose(np.sort(centers[:, 0]), [0, 1, 10.5, 30])
+    assert records[0][1] == 5
+
+
+def test_fixed_centers_stay():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 3)).astype(np.float32)
+    start = x[:4].astype(np.float64)
+    engine = _core.KMeansFit(x, None, 4)
+    engine.start(start, np.array([0, 1, 0, 0], np.uint8))
+    engine.step(5, 0)
+    centers = np.frombuffer(engine.centers).reshape(4, 3)
+    np.testing.assert_array_equal(centers[1], start[1])
+    assert (centers[[0, 2, 3]] != start[[0, 2, 3]]).all()
+
+
+def test_csr_equals_dense():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(300, 50)) * (rng.random((300, 50)) < 0.1)
+    rows, columns = np.nonzero(x)
+    indptr = np.zeros(301, np.int32)
+    np.cumsum(np.bincount(rows, minlength=300), out=indptr[1:])
+    csr = (x[rows, columns], columns.astype(np.int32), indptr, 50)
+    start = x[:8].copy()
+    dense, sparse = fit(x, start, 20), fit(csr, start, 20)
+    np.testing.assert_array_equal(dense[0], sparse[0])
+    np.testing.assert_allclose(dense[1], sparse[1], atol=1e-14)
+
+
+def test_partial_statistics_add_up():
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(500, 6)).astype(np.float32)
+    centers = x[:5].astype(np.float64)
+    sums, counts = np.zeros((5, 6)), np.zeros(5)
+    labels = np.empty(500, np.int32)
+    inertia = _core.kmeans_assign(x, centers, labels=labels, sums=sums, counts=counts)
+    np.testing.assert_array_equal(labels, nearest(x, centers))
+    parts, n_parts = np.zeros((5, 6)), np.zeros(5)
+    total = sum(
+        _core.kmeans_assign(part, centers, sums=parts, counts=n_parts)
+        for part in np.array_split(x, 3)
+    )
+    np.testing.assert_allclose(parts, sums, atol=1e-12)
+    np.testing.assert_array_equal(n_parts, counts)
+    assert total == pytest.approx(inertia, rel=1e-13)
+
+
+def test_transform_is_the_distance():
+    rng = np.random.default_rng(3)
+    x = (1e6 + rng.normal(size=(70, 5))).astype(np.float32)
+    centers = x[:3].astype(np.float64)
+    out = np.empty((70, 3), np.float32)
+    _core.kmeans_transform(x, centers, out)
+    expected = np.sqrt(((x[:, None].astype(np.float64) - centers) ** 2).sum(2))
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
+
+
+def test_cosine_ignores_length():
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(200, 8)).astype(np.float32)
+    unit = x / np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    start = unit[:5].astype(np.float64)
+    one = fit(x, start, 10, metric="cosine")
+    other = fit((x * rng.uniform(0.5, 9, (200, 1))).astype(np.float32), start, 10, metric="cosine")
+    np.testing.assert_array_equal(one[0], other[0])
+    np.testing.assert_allclose(np.linalg.norm(one[1], axis=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((np.zeros((3, 2)), None, 4), {}, "n_clusters must be 1 to 3"),
+        ((np.zeros((3, 2)), None, 0), {}, "n_clusters must be 1 to 3"),
+        ((np.zeros((3, 2)), None, 2), {"metric": "l1"}, "metric must be"),
+        ((np.zeros((3, 2)), None, 2), {"algorithm": "elkan"}, "algorithm must be one of"),
+        ((np.zeros((3, 2)), np.ones(2), 2), {}, "sample_weight must be float64"),
+        ((np.zeros((0, 2)), None, 1), {}, "at least one row"),
+        ((np.zeros((4, 4))[:, ::2], None, 1), {}, "contiguous"),
+    ],
+)
+def test_arguments_are_refused(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        _core.KMeansFit(*arguments, **options)
