@@ -32,7 +32,8 @@ def activation(kind):
 class Net:
     """A chain: rows of source 0, `layers`, then a loss, an output (predict) or a stop.
 
-    shape : int or tuple, of a row.    layers : list of (op name, attributes).
+    shape : int or tuple, of a row.    layers : list of (op name, attributes); among these may be
+    "shape" of the row that comes out, and "params", the shapes of its parameters.
     loss : name, (name, attributes), or "stop" (the test writes the gradient of the last buffer).
     classes : integer targets.   weighted : None, or the shape of a row of weights.
     metrics : list of (kind, attributes).   options : update, gemm, lanes of the plan.
@@ -78,6 +79,9 @@ class Net:
             shape = new
         elif name == "normalization":
             params = [self._param(shape[-1:], False, False) for _ in range(2)]
+        else:
+            shape = attributes.pop("shape", shape)
+            params = [self._param(tuple(p), False) for p in attributes.pop("params", ())]
         y = self.plan.buffer(shape)
         self.plan.op(name, [self.last], [y], params, layer=layer, **attributes)
         self.buffers.append(y)

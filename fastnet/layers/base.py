@@ -49,7 +49,7 @@ class Layer:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith(__package__):
+        if cls.__module__.startswith(__package__) and not cls.__name__.startswith("_"):
             LAYERS[cls.__name__] = cls
 
     def __init__(self, *, name: str | None = None):
@@ -79,8 +79,8 @@ class Layer:
         return vars(self) | {"_network": None}
 
     def default_name(self) -> str:
-        """The class's name in snake case: Dense -> dense."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+        """The class's name in snake case: Dense -> dense, MaxPool2D -> max_pool2d."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", type(self).__name__).lower()
 
     def build(self, input_shape: Shape) -> Shape:
         """Check the shape of a row and return the shape it becomes. ValueError if it cannot."""

@@ -1,0 +1,162 @@
+"""Ops on images (float32) against tests/reference_images.py (float64), as tests/test_ops.py does it
+for the others: every SIMD level, the same bits for 1, 2, 3 and 8 threads."""
+
+import math
+
+import numpy as np
+import pytest
+import reference as ref
+from engine import Net, U, assert_within, dense
+from test_ops import cases_of, not_near_zero, samples, through
+
+pytestmark = pytest.mark.usefixtures("always_thread")
+
+
+def run_case(name, case, *weights, **shapes):
+    """(result of `through` or None for no rows, arrays, dy, reference y, reference gradients)."""
+    arrays, dy = samples(name, case)
+    attributes = {k: v for k, v in case.attributes.items() if k != "out"}
+    layer = (name, {"shape": dy.shape[1:], **shapes, **attributes})
+    result = through([layer], [arrays[w] for w in weights], arrays["x"], dy)
+    if result is None:
+        return None
+    want_y = ref.OPS[name].forward(**arrays, **case.attributes)
+    gradients = ref.OPS[name].backward(**arrays, dy=dy, **case.attributes)
+    not_near_zero(*gradients)
+    return result, arrays, dy, want_y, gradients
+
+
+@cases_of("max_pool")
+def test_max_pool(level, case):
+    """Maxima and where they are: exact. Sums of gradients where windows overlap: nearly."""
+    if done := run_case("max_pool", case):
+        (y, dx), _, dy, want, (want_dx,) = done
+        assert np.array_equal(y, want)
+        size = np.abs(dy).max() * case.attributes["pool_h"] * case.attributes["pool_w"]
+        assert_within(dx, want_dx, 32 * U * size * (want_dx != 0), "dx")
+
+
+@cases_of("avg_pool")
+def test_avg_pool(level, case):
+    if done := run_case("avg_pool", case):
+        (y, dx), arrays, dy, want, (want_dx,) = done
+        size = ref.OPS["avg_pool"].forward(abs(arrays["x"]), **case.attributes)
+        assert_within(y, want, 20 * U * size, "y")
+        (size,) = ref.OPS["avg_pool"].backward(arrays["x"], abs(dy), **case.attributes)
+        assert_within(dx, want_dx, 40 * U * size, "dx")
+
+
+@cases_of("pad")
+def test_pad(level, case):
+    if done := run_case("pad", case):
+        (y, dx), _, _, want, (want_dx,) = done
+        assert np.array_equal(y, want)
+        assert np.array_equal(dx, want_dx)
+
+
+@cases_of("upsample")
+def test_upsample(level, case):
+    if done := run_case("upsample", case):
+        (y, dx), arrays, dy, want, (want_dx,) = done
+        op = ref.OPS["upsample"]
+        assert_within(y, want, 16 * U * op.forward(abs(arrays["x"]), **case.attributes), "y")
+        (size,) = op.backward(arrays["x"], abs(dy), **case.attributes)
+        assert_within(dx, want_dx, 32 * U * size, "dx")
+
+
+@cases_of("spatial_dropout")
+def test_spatial_dropout(level, case):
+    """The mask is the engine's to draw: read off y, it has to serve forward and backward."""
+    arrays, dy = samples("spatial_dropout", case)
+    x, rate = arrays["x"], case.attributes["rate"]
+    result = through([("spatial_dropout", {"rate": rate})], [], x, dy)
+    if result is None:
+        return
+    mask = (result[0] != 0).any(axis=(1, 2), keepdims=True)
+    want, (want_dx,) = (
+        ref.OPS["spatial_dropout"].forward(x, mask, rate),
+        ref.OPS["spatial_dropout"].backward(x, mask, dy, rate),
+    )
+    assert_within(result[0], want, 4 * U * abs(want), "y")
+    assert_within(result[1], want_dx, 4 * U * abs(want_dx), "dx")
+    if rate == 0:
+        assert mask.all()
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.6])
+def test_spatial_dropout_masks(level, rate):
+    """Kept with probability 1 - rate; others for another seed, step or op; the same again."""
+    n, c = 200, 37
+    layers = [dense((2, 3, c), bias=False), *[("spatial_dropout", {"rate": rate})] * 2]
+    net = Net((2, 3, c), layers, loss="mse", update="none", max_rows=n)
+    net.set_weights([np.eye(6 * c)])
+    ones = np.ones((n, 2, 3, c), np.float32)
+
+    def mask(**options):
+        assert net.run(ones, ones, **options).status == "ok"
+        kept = net.rows(net.last, n) != 0
+        assert (kept == kept[:, :1, :1]).all()
+        return kept[:, 0, 0]
+
+    both, kept = mask(seed=5), (1 - rate) ** 2  # two independent masks
+    assert abs(both.mean() - kept) < 5 * math.sqrt(kept * (1 - kept) / both.size)
+    assert np.array_equal(both, mask(seed=5, threads=3))
+    assert not np.array_equal(both, mask(seed=6))
+    assert not np.array_equal(both, mask(seed=5, step=1))
+
+
+def pool_layer(pool, channels):
+    where = {"pool_h": pool, "pool_w": pool, "stride_h": pool, "stride_w": pool}
+    return "max_pool", {"shape": (1, 1, channels), **where}
+
+
+some_channels = pytest.mark.parametrize("channels", [1, 3, 4, 8, 13, 16, 33])
+some_pools = pytest.mark.parametrize("pool", [2, 3])
+
+
+@some_channels
+@some_pools
+def test_the_first_of_equal_maxima_gets_the_gradient(level, pool, channels):
+    x = np.zeros((pool * pool, pool, pool, channels))
+    for i in range(len(x)):
+        x[i].reshape(-1, channels)[:i] = -1  # places i and later are equal
+    dy = np.full((len(x), 1, 1, channels), 1.5)
+    y, dx = through([pool_layer(pool, channels)], [], x, dy)
+    assert not y.any()
+    want = 1.5 * np.eye(pool * pool)[:, :, None] * np.ones(channels)
+    assert np.array_equal(dx.reshape(want.shape), want)
+
+
+@some_channels
+@some_pools
+def test_max_pool_gives_nan_wherever_it_stands(level, pool, channels):
+    """inf * 0 makes one place of each image NaN; the other channels stay what they are."""
+    values = pool * pool * channels
+    x = np.ones((values, values), np.float32)
+    np.fill_diagonal(x, 3e38)
+    layers = [("rescale", {"scale": 2}), ("rescale", {"scale": 0}), pool_layer(pool, channels)]
+    net = Net((pool, pool, channels), layers, mode="predict", max_rows=5)
+    y = net.predict(x.reshape(-1, pool, pool, channels))[:, 0, 0]
+    assert np.array_equal(np.isnan(y), np.tile(np.eye(channels, dtype=bool), (pool * pool, 1)))
+    assert (y[~np.isnan(y)] == 0).all()
+
+
+BAD = [
+    ("max_pool", (7, 5, 3), (3, 2, 4), {"pool_h": 2, "pool_w": 2}, "channels"),
+    ("max_pool", (7, 5, 3), (8, 5, 3), {}, "outside"),
+    ("max_pool", (7, 5, 3), (7, 5, 3), {"top": 1}, "outside"),
+    ("avg_pool", (7, 5, 3), (7, 5, 3), {"pool_h": 0}, "out of range"),
+    ("avg_pool", (2, 7, 5, 3), (7, 5, 3), {}, "float32 rows of shape"),
+    ("pad", (7, 5, 3), (7, 5, 4), {}, "channels"),
+    ("pad", (7, 5, 3), (2, 5, 3), {"top": 2}, "nothing of the image"),
+    ("pad", (7, 5, 3), (2, 5, 3), {"left": -5}, "nothing of the image"),
+    ("upsample", (7, 5, 3), (14, 5, 3), {}, "another size"),
+    ("spatial_dropout", (7, 5, 3), (7, 5, 3), {"rate": 1.0}, "rate"),
+    ("spatial_dropout", (7, 5, 3), (5, 7, 3), {}, "differ"),
+]
+
+
+@pytest.mark.parametrize(("name", "shape", "out", "attributes", "message"), BAD, ids=str)
+def test_what_does_not_fit_is_refused(name, shape, out, attributes, message):
+    with pytest.raises(ValueError, match=message):
+        Net(shape, [(name, {"shape": out, **attributes})], mode="predict")
