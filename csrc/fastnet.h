@@ -30,7 +30,13 @@ typedef enum { FN_UPDATE_FUSED, FN_UPDATE_FLAT, FN_UPDATE_NONE } fn_update;
 
 typedef enum { FN_GEMM_AUTO, FN_GEMM_TILES, FN_GEMM_SGEMM } fn_gemm;
 
-enum { FN_MAX_RANK = 6, FN_MAX_INPUTS = 8, FN_MAX_SOURCES = 16, FN_MAX_THREADS = 64 };
+enum {
+    FN_MAX_RANK = 6,
+    FN_MAX_INPUTS = 8,
+    FN_MAX_SOURCES = 32,
+    FN_MAX_OUTPUTS = 16,
+    FN_MAX_THREADS = 64
+};
 
 typedef struct fn_plan fn_plan;
 typedef struct fn_params fn_params;
@@ -118,6 +124,9 @@ void fn_work_free(fn_work *work);
  */
 void *fn_work_buffer(fn_work *work, const fn_plan *plan, int buffer, int gradient);
 const double *fn_work_metric(const fn_work *work, const fn_plan *plan, int metric, int *n);
+/* Sums of the index-th loss since the last reset: weight * loss over rows, and the weights. NULL
+ * past the end. */
+const double *fn_work_loss(const fn_work *work, const fn_plan *plan, int index);
 void fn_work_reset_metrics(fn_work *work, const fn_plan *plan);
 
 /* ---- run ---- */
@@ -145,15 +154,15 @@ typedef struct {
     const fn_optimizer *optimizer;
     int64_t step; /* steps trained before this call: keys randomness and Adam's correction */
     uint64_t seed;
-    float *output;  /* predict: (n_rows, units), C order */
+    float *outputs[FN_MAX_OUTPUTS]; /* predict: (n_rows, units) each, C order */
     int threads;    /* 0: as the team says and the cost model allows; n: exactly that many */
     int apply_only; /* skip to the optimizer: gradients are already in params */
 } fn_run_args;
 
 typedef struct {
-    double loss;                 /* sum over rows of weight * loss */
-    double weight;               /* sum of weights */
-    double last_loss;            /* mean loss of the last minibatch */
+    double loss;                 /* sum over rows of weight * loss; of all losses, each scaled */
+    double weight;               /* sum of weights of the first loss */
+    double last_loss;            /* mean loss of the last minibatch, of all losses as above */
     int64_t steps;               /* minibatches completed */
     int64_t bad_row, bad_column; /* FN_EINPUT: row number in the source, column in the row */
     int bad_source, threads;

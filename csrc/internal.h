@@ -27,11 +27,12 @@ typedef struct {
     fn_dtype dtype;
     int rank;
     int64_t shape[FN_MAX_RANK];
-    int64_t cols; /* product of shape */
-    int64_t ld;   /* elements from row to row: cols, padded to FN_PAD */
-    int alias;    /* the buffer whose memory this one uses, or itself */
-    int copies;   /* 2: filled one step ahead, so two minibatches live at once */
-    int producer; /* op that writes it, or -1 */
+    int64_t cols;       /* product of shape */
+    int64_t ld;         /* elements from row to row: cols, padded to FN_PAD */
+    int alias;          /* the buffer whose memory this one uses, or itself */
+    int gradient_alias; /* the same for its gradient */
+    int copies;         /* 2: filled one step ahead, so two minibatches live at once */
+    int producer;       /* op that writes it, or -1 */
     int consumers;
     bool gradient; /* backward passes write its gradient */
     size_t offset, gradient_offset, copy_bytes;
@@ -65,11 +66,13 @@ enum {
     FN_SOURCE = 1, /* reads rows of a source; may run one step ahead */
     FN_ELEMENTWISE =
         2, /* column c of the output needs column c of the input only; may work in place */
-    FN_NEEDS_OUTPUT = 4, /* backward reads the output */
-    FN_NEEDS_INPUT = 8,  /* backward reads the input's columns, padding never */
-    FN_WHOLE_BATCH = 16, /* forward needs all rows at once: ends a segment */
-    FN_STOP = 32,        /* the run ends here and is taken up again by the next call */
-    FN_READS_ROWS = 64   /* reads its input through fn_rows, so rows may lie anywhere */
+    FN_NEEDS_OUTPUT = 4,     /* backward reads the output */
+    FN_NEEDS_INPUT = 8,      /* backward reads the input's columns, padding never */
+    FN_WHOLE_BATCH = 16,     /* forward needs all rows at once: ends a segment */
+    FN_STOP = 32,            /* the run ends here and is taken up again by the next call */
+    FN_READS_ROWS = 64,      /* reads its input through fn_rows, so rows may lie anywhere */
+    FN_SHARES_INPUT = 128,   /* its outputs are the input's memory under other names */
+    FN_PASSES_GRADIENT = 256 /* the gradients of in[0] and out[0] may be one memory */
 };
 
 /* One op of ops.def, as compiled for one SIMD level. Functions that an op has no use for are NULL.
@@ -77,6 +80,7 @@ enum {
 typedef struct {
     const fn_attribute *attributes;
     int n_attributes, min_inputs, max_inputs, n_outputs, max_params;
+    int max_outputs; /* where it may have more than n_outputs */
     unsigned flags;
     /* Sizes and parameters, once shapes are known: NULL, or what is wrong (a static text). */
     const char *(*check)(fn_plan *plan, fn_op *op);
@@ -105,7 +109,7 @@ struct fn_op {
     bool wide;    /* forward is cut by columns as well as by rows */
     bool sgemm;   /* matrix products by OpenBLAS */
     bool sparse;  /* zeros in its input are skipped: see kernels/zeros.h */
-    bool propagate; /* the gradient of in[0] is wanted */
+    bool propagate; /* the gradient of an input is wanted: see its buffer's `gradient` */
     size_t scratch; /* floats a thread needs while it runs this op */
     size_t local;   /* floats a thread keeps for this op between tiles, at local_offset */
     size_t local_offset;
@@ -148,7 +152,12 @@ typedef struct {
     double flops;     /* per row, all tiles */
 } fn_phase;
 
-enum { FN_MAX_OPS = 4096, FN_MAX_PHASE_TILES = 65535, FN_FLAT_SLICE = 16384 };
+enum {
+    FN_MAX_OPS = 4096,
+    FN_MAX_COLUMNS = INT32_MAX / 2,
+    FN_MAX_PHASE_TILES = 65535,
+    FN_FLAT_SLICE = 16384
+};
 
 struct fn_plan {
     fn_plan_options options;
@@ -166,7 +175,9 @@ struct fn_plan {
     size_t local;      /* floats a thread keeps for all ops, behind its scratch */
     size_t state;      /* doubles of all metrics and losses */
     size_t max_slices; /* flat slices */
-    bool finished, flat, stops, writes_output;
+    int n_outputs;     /* arrays that output ops write */
+    int losses[FN_MAX_OUTPUTS], n_losses;
+    bool finished, flat, stops;
     double step_flops; /* per row: all phases */
     char error[256];
 };
@@ -220,7 +231,6 @@ struct fn_call {
     int64_t step, n_steps;      /* of this call */
     int rows, rows_ahead;       /* of this minibatch, of the next */
     int64_t first, first_ahead; /* place of its first row in the order */
-    float inverse_weight;       /* 1 / sum of weights of this minibatch */
     fn_hyper hyper[2];
     int phase;
     bool diverged_now;
@@ -282,6 +292,19 @@ static inline float *fn_gradient_row(const fn_call *call, int buffer, int row) {
 }
 static inline float *fn_weights(const fn_call *call, const fn_op *op, int i) {
     return call->params->block[0] + call->plan->params[op->params[i]].offset;
+}
+/* What a loss op keeps in work->state: sums since the last reset, and of the minibatch that runs
+ * the sum of weights and scale / that. */
+enum {
+    FN_LOSS_SUM_OF_LOSSES,
+    FN_LOSS_SUM_OF_WEIGHTS,
+    FN_LOSS_WEIGHT,
+    FN_LOSS_INVERSE,
+    FN_LOSS_STATE,
+    FN_LOSS_SCALE = 4 /* the attribute's number */
+};
+static inline double *fn_loss_sums(const fn_work *work, const fn_op *op) {
+    return work->state + op->state_offset;
 }
 static inline float *fn_scratch(const fn_call *call, fn_tile tile) {
     return call->work->scratch + (size_t)tile.thread * call->work->scratch_stride;

@@ -132,7 +132,8 @@ int fn_op_input(fn_plan *plan, int op, int buffer) {
 int fn_op_output(fn_plan *plan, int op, int buffer) {
     if (closed(plan)) return -1;
     fn_op *o = op_at(plan, op);
-    if (!o || buffer < 0 || buffer >= plan->n_buffers || o->n_out == o->impl->n_outputs)
+    const int most = !o ? 0 : o->impl->max_outputs ? o->impl->max_outputs : o->impl->n_outputs;
+    if (!o || buffer < 0 || buffer >= plan->n_buffers || o->n_out == most)
         return fail(plan, "op %d cannot write buffer %d as output %d", op, buffer,
                     o ? o->n_out : -1);
     if (plan->buffers[buffer].producer >= 0)
@@ -187,8 +188,8 @@ int fn_op_string(fn_plan *plan, int op, const char *attribute, const char *value
 /* Each op is complete, its sizes agree, and what it reads was written before. */
 static int check_ops(fn_plan *plan) {
     if (!plan->n_ops) return fail(plan, "the plan has no op");
-    plan->stops = plan->writes_output = false;
-    plan->n_sources = 0;
+    plan->stops = false;
+    plan->n_sources = plan->n_outputs = plan->n_losses = 0;
     for (int i = 0; i < plan->n_ops; i++) {
         fn_op *op = &plan->ops[i];
         const char *name = fn_table_name("op", op->kind);
@@ -216,12 +217,13 @@ static void mark_gradients(fn_plan *plan) {
         if (!op->n_out) continue;
         bool wanted = false;
         for (int j = 0; j < op->n_params; j++) wanted |= plan->params[op->params[j]].trainable != 0;
-        if (op->n_in) op->propagate = plan->buffers[op->in[0]].gradient;
-        plan->buffers[op->out[0]].gradient = wanted || op->propagate;
+        for (int j = 0; j < op->n_in; j++) op->propagate |= plan->buffers[op->in[j]].gradient;
+        for (int j = 0; j < op->n_out; j++)
+            plan->buffers[op->out[j]].gradient = wanted || op->propagate;
     }
 }
 
-/* A gradient has one writer: an output that two ops send gradients back to would need a sum. */
+/* A gradient has one writer: a buffer that two ops send gradients back to needs a fork. */
 static int check_branches(fn_plan *plan) {
     for (int b = 0; b < plan->n_buffers; b++) {
         int writers = 0;
@@ -229,7 +231,7 @@ static int check_branches(fn_plan *plan) {
             const fn_op *op = &plan->ops[i];
             const bool sends =
                 op->n_out || (op->flags & FN_STOP); /* metrics and outputs only read */
-            writers += sends && op->n_in && op->in[0] == b;
+            for (int j = 0; j < op->n_in; j++) writers += sends && op->in[j] == b;
         }
         if (writers > 1) return fail(plan, "buffer %d gets gradients from %d ops", b, writers);
     }
@@ -239,16 +241,25 @@ static int check_branches(fn_plan *plan) {
 /* An elementwise op works in its input's memory when nobody else reads that and no backward pass
  * needs it. */
 static void share_memory(fn_plan *plan) {
-    for (int i = 0; i < plan->n_buffers; i++) plan->buffers[i].alias = i;
+    for (int i = 0; i < plan->n_buffers; i++)
+        plan->buffers[i].alias = plan->buffers[i].gradient_alias = i;
     for (int i = 0; i < plan->n_ops; i++) {
         fn_op *op = &plan->ops[i];
-        if (!(op->flags & FN_ELEMENTWISE) || !op->n_out) continue;
+        if (!op->n_out || !op->n_in) continue;
         fn_buffer *in = &plan->buffers[op->in[0]], *out = &plan->buffers[op->out[0]];
+        if (op->flags & FN_PASSES_GRADIENT && in->gradient)
+            out->gradient_alias = in->gradient_alias;
+        for (int j = 0; op->flags & FN_SHARES_INPUT && j < op->n_out; j++)
+            plan->buffers[op->out[j]].alias = in->alias;
+        if (!(op->flags & FN_ELEMENTWISE)) continue;
         const unsigned before = plan->ops[in->producer].flags;
         const bool kept = plan->options.mode == FN_TRAIN &&
                           ((op->flags & FN_NEEDS_INPUT) || (before & FN_NEEDS_OUTPUT));
-        if (in->consumers == 1 && !kept && !(before & FN_SOURCE) && in->dtype == out->dtype)
-            out->alias = in->alias;
+        if (in->consumers != 1 || kept || before & (FN_SOURCE | FN_SHARES_INPUT) ||
+            in->dtype != out->dtype)
+            continue;
+        out->alias = in->alias;
+        if (in->gradient) out->gradient_alias = in->gradient_alias;
     }
 }
 
@@ -284,22 +295,22 @@ static int lay_out_arena(fn_plan *plan) {
         if (bytes > PTRDIFF_MAX / 8 || at > PTRDIFF_MAX / 8)
             return fail(plan, "%zu rows are too many", rows);
         b->copy_bytes = bytes;
-        if (b->alias != i) continue;
-        b->offset = at;
-        at += bytes * (size_t)b->copies;
         bool gradient = false;
-        for (int j = 0; j < plan->n_buffers; j++)
-            gradient |= plan->buffers[j].alias == i && plan->buffers[j].gradient;
+        for (int j = i; j < plan->n_buffers; j++)
+            gradient |= plan->buffers[j].gradient_alias == i && plan->buffers[j].gradient;
         if (gradient) {
             b->gradient_offset = at;
             at += bytes;
         }
+        if (b->alias != i) continue;
+        b->offset = at;
+        at += bytes * (size_t)b->copies;
     }
     for (int i = 0; i < plan->n_buffers; i++) { /* buffers that use another's memory */
         fn_buffer *b = &plan->buffers[i];
         b->offset = plan->buffers[b->alias].offset;
         b->copies = plan->buffers[b->alias].copies;
-        b->gradient_offset = plan->buffers[b->alias].gradient_offset;
+        b->gradient_offset = plan->buffers[b->gradient_alias].gradient_offset;
     }
     plan->state = plan->scratch = plan->local = 0;
     for (int i = 0; i < plan->n_ops; i++) {

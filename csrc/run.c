@@ -72,6 +72,11 @@ const double *fn_work_metric(const fn_work *work, const fn_plan *plan, int metri
     return op ? work->state + op->state_offset : NULL;
 }
 
+const double *fn_work_loss(const fn_work *work, const fn_plan *plan, int index) {
+    if (index < 0 || index >= plan->n_losses) return NULL;
+    return fn_loss_sums(work, &plan->ops[plan->losses[index]]);
+}
+
 void fn_work_reset_metrics(fn_work *work, const fn_plan *plan) {
     memset(work->state, 0, plan->state * sizeof(double));
 }
@@ -128,24 +133,36 @@ static float value_of(const void *row, fn_dtype dtype, int64_t i) {
     return (float)((const uint8_t *)row)[i];
 }
 
-/* Sum of sample weights of the minibatch, in order; its number of rows when there are none. */
-static double sum_weights(const fn_call *call) {
+/* Sum of sample weights of a loss in this minibatch, in order; its number of rows when there are
+ * none. */
+static double sum_weights(const fn_call *call, const fn_op *op) {
     const fn_plan *plan = call->plan;
-    for (int i = 0; i < plan->n_ops; i++) {
-        const fn_op *op = &plan->ops[i];
-        if (op->kind != fn_table_find("op", "loss") || op->n_in < 3) continue;
-        const fn_op *source = &plan->ops[plan->buffers[op->in[2]].producer];
-        const fn_source *s = &call->args->sources[(int)source->attr[0]];
-        double sum = 0;
-        for (int r = 0; r < call->rows; r++) {
-            const char *row = (const char *)s->data +
-                              (size_t)source_row(call->args, call->first + r) * s->row_bytes;
-            for (int64_t c = 0; c < plan->buffers[op->in[2]].cols; c++)
-                sum += value_of(row, s->dtype, c);
-        }
-        return sum;
+    if (op->n_in < 3) return call->rows;
+    const fn_op *source = &plan->ops[plan->buffers[op->in[2]].producer];
+    const fn_source *s = &call->args->sources[(int)source->attr[0]];
+    double sum = 0;
+    for (int r = 0; r < call->rows; r++) {
+        const char *row =
+            (const char *)s->data + (size_t)source_row(call->args, call->first + r) * s->row_bytes;
+        for (int64_t c = 0; c < plan->buffers[op->in[2]].cols; c++)
+            sum += value_of(row, s->dtype, c);
     }
-    return call->rows;
+    return sum;
+}
+
+/* What each loss divides by. */
+static void begin_losses(fn_call *call) {
+    const fn_plan *plan = call->plan;
+    call->result->last_loss = 0;
+    if (!plan->n_losses) call->result->weight += call->rows;
+    for (int i = 0; i < plan->n_losses; i++) {
+        const fn_op *op = &plan->ops[plan->losses[i]];
+        double *sums = fn_loss_sums(call->work, op);
+        const double sum = sum_weights(call, op);
+        sums[FN_LOSS_WEIGHT] = sum;
+        sums[FN_LOSS_INVERSE] = sum > 0 ? (float)(op->attr[FN_LOSS_SCALE] / sum) : 0;
+        if (i == 0) call->result->weight += sum;
+    }
 }
 
 static void begin_step(fn_call *call) {
@@ -154,11 +171,7 @@ static void begin_step(fn_call *call) {
     call->rows_ahead = rows_of_step(call, call->step + 1);
     call->first = args->first + call->step * args->batch_size;
     call->first_ahead = call->first + args->batch_size;
-    if (call->plan->options.mode != FN_PREDICT) {
-        const double sum = sum_weights(call);
-        call->inverse_weight = sum > 0 ? (float)(1 / sum) : 0;
-        call->result->weight += sum;
-    }
+    if (call->plan->options.mode != FN_PREDICT) begin_losses(call);
     if (call->optimizer) {
         call->hyper[0] = hyper_of(call, false);
         call->hyper[1] = hyper_of(call, true);
@@ -388,7 +401,9 @@ static bool rows_fit(const fn_plan *plan, const fn_run_args *args) {
     if (args->n_sources < plan->n_sources || args->n_sources > FN_MAX_SOURCES) return false;
     for (int i = 0; i < plan->n_sources; i++)
         if (!args->sources[i].data) return false;
-    return args->output || !plan->writes_output;
+    for (int i = 0; i < plan->n_outputs; i++)
+        if (!args->outputs[i]) return false;
+    return true;
 }
 
 fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn_run_args *args,

@@ -16,7 +16,7 @@ cdef extern from "fastnet.h" nogil:
     ctypedef enum fn_mode: FN_PREDICT, FN_EVALUATE, FN_TRAIN
     ctypedef enum fn_update: FN_UPDATE_FUSED, FN_UPDATE_FLAT, FN_UPDATE_NONE
     ctypedef enum fn_gemm: FN_GEMM_AUTO, FN_GEMM_TILES, FN_GEMM_SGEMM
-    enum: FN_MAX_RANK, FN_MAX_SOURCES, FN_MAX_THREADS
+    enum: FN_MAX_RANK, FN_MAX_SOURCES, FN_MAX_OUTPUTS, FN_MAX_THREADS
     ctypedef struct fn_plan
     ctypedef struct fn_params
     ctypedef struct fn_work
@@ -46,7 +46,7 @@ cdef extern from "fastnet.h" nogil:
         double momentum, beta_1, beta_2, rho, epsilon
         double weight_decay, l1, l2, clipvalue, global_clipnorm
     ctypedef struct fn_run_args:
-        fn_source sources[16]
+        fn_source sources[32]
         int n_sources
         const int64_t *order
         int64_t n_rows, first
@@ -55,7 +55,7 @@ cdef extern from "fastnet.h" nogil:
         const fn_optimizer *optimizer
         int64_t step
         uint64_t seed
-        float *output
+        float *outputs[16]
         int threads, apply_only
     ctypedef struct fn_result:
         double loss, weight, last_loss
@@ -96,6 +96,7 @@ cdef extern from "fastnet.h" nogil:
     void fn_work_free(fn_work *work)
     void *fn_work_buffer(fn_work *work, const fn_plan *plan, int buffer, int gradient)
     const double *fn_work_metric(const fn_work *work, const fn_plan *plan, int metric, int *n)
+    const double *fn_work_loss(const fn_work *work, const fn_plan *plan, int index)
     void fn_work_reset_metrics(fn_work *work, const fn_plan *plan)
     fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn_run_args *args,
                      fn_result *result)
@@ -374,6 +375,16 @@ cdef class Work:
             result.append([sums[j] for j in range(n)])
         return result
 
+    def losses(self):
+        """Of each loss op the sums since the last reset: (weight * loss over rows, weights)."""
+        cdef const double *sums
+        result = []
+        while True:
+            sums = fn_work_loss(self.work, self.plan.plan, <int>len(result))
+            if sums == NULL:
+                return result
+            result.append((sums[0], sums[1]))
+
     def reset_metrics(self):
         fn_work_reset_metrics(self.work, self.plan.plan)
 
@@ -442,13 +453,13 @@ def run(Plan plan not None, Params params not None, Work work not None, sources,
         bint apply_only=False):
     """Run the plan over rows [first, first + n_rows) of `order` (or of the sources); returns a Result.
 
-    sources: arrays whose axis 0 is rows and whose rows are contiguous, in the plan's order. The GIL is
-    released. Raises MemoryError, ValueError (arguments that do not fit the plan).
+    sources: arrays whose axis 0 is rows and whose rows are contiguous, in the plan's order. output: one
+    array, or a tuple of them. The GIL is released. Raises MemoryError, ValueError (arguments that do not fit the plan).
     """
     cdef fn_run_args args
     cdef fn_result result
     cdef fn_status status
-    cdef Py_buffer views[17]
+    cdef Py_buffer views[48]
     cdef int held = 0, i
     cdef bint write = optimizer is not None
     cdef int64_t last = 0
@@ -469,9 +480,13 @@ def run(Plan plan not None, Params params not None, Work work not None, sources,
                 raise ValueError(f"source {i} has {views[i].shape[0]} rows, {first + n_rows} are wanted")
         args.n_sources = held
         if output is not None:
-            _borrow(output, &views[held], True)
-            held += 1
-            args.output = <float *>views[held - 1].buf
+            outputs = output if isinstance(output, tuple) else (output,)
+            if len(outputs) > FN_MAX_OUTPUTS:
+                raise ValueError("these arguments do not fit the plan")
+            for i in range(<int>len(outputs)):
+                _borrow(outputs[i], &views[held], True)
+                held += 1
+                args.outputs[i] = <float *>views[held - 1].buf
         args.order = &order[0] if order is not None and order.shape[0] else NULL
         args.n_rows, args.first, args.batch_size = n_rows, first, batch_size
         args.rates = &rates[0] if rates is not None else NULL

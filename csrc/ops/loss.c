@@ -3,7 +3,7 @@
  * inputs: predictions (or logits), targets (int32 classes or float32), optional weights; a row has
  * `groups` = all axes but the last, each with a loss of its own. The gradient carries weight / sum
  * of weights, so that the optimizer sees the mean. Output: weight * loss summed over a row's
- * groups.
+ * groups. Where a network has several losses, each counts `scale` times.
  */
 #include "kernels/softmax.h"
 
@@ -85,7 +85,8 @@ static float cross_entropy(int64_t n, float *z, const float *one_hot, int32_t cl
 typedef struct {
     const fn_call *call;
     const fn_op *op;
-    int64_t n; /* columns of a group */
+    int64_t n;     /* columns of a group */
+    float inverse; /* scale / sum of weights of this minibatch */
     float *scratch;
 } frame;
 
@@ -97,8 +98,7 @@ static float group_loss(const frame *f, float *p, const void *target, bool class
     const function *loss = &functions[(int)op->attr[KIND]];
     const float smoothing = (float)op->attr[SMOOTHING];
     const size_t bytes = (size_t)f->n * sizeof(float);
-    const float scale =
-        weight * f->call->inverse_weight / (loss->kind == FN_LOSS_MEAN ? (float)f->n : 1);
+    const float scale = weight * f->inverse / (loss->kind == FN_LOSS_MEAN ? (float)f->n : 1);
     float *y = f->scratch, *t = y + f->n + FN_PAD, *in = t + f->n + FN_PAD,
           *slope = in + f->n + FN_PAD;
     memcpy(in, p, bytes);
@@ -125,7 +125,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const fn_buffer *b = &call->plan->buffers[op->in[0]];
     const int64_t n = b->rank ? b->shape[b->rank - 1] : 1, groups = b->cols / n;
     const bool classes = call->plan->buffers[op->in[1]].dtype == FN_I32;
-    const frame f = {call, op, n, fn_scratch(call, tile)};
+    const double *sums = fn_loss_sums(call->work, op);
+    const frame f = {call, op, n, (float)sums[FN_LOSS_INVERSE], fn_scratch(call, tile)};
     for (int r = tile.r0; r < tile.r1; r++) {
         float *p = fn_row(call, op->in[0], r), total = 0;
         float *dp = b->gradient ? fn_gradient_row(call, op->in[0], r) : NULL;
@@ -147,8 +148,11 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
 static void finish(const fn_call *call, const fn_op *op) {
     double sum = 0;
     for (int r = 0; r < call->rows; r++) sum += *fn_row(call, op->out[0], r);
-    call->result->loss += sum;
-    call->result->last_loss = sum * call->inverse_weight;
+    double *sums = fn_loss_sums(call->work, op);
+    sums[FN_LOSS_SUM_OF_LOSSES] += sum;
+    sums[FN_LOSS_SUM_OF_WEIGHTS] += sums[FN_LOSS_WEIGHT];
+    call->result->loss += sum * op->attr[FN_LOSS_SCALE];
+    call->result->last_loss += sum * sums[FN_LOSS_INVERSE];
 }
 
 static const char *check(fn_plan *plan, fn_op *op) {
@@ -169,6 +173,9 @@ static const char *check(fn_plan *plan, fn_op *op) {
         if (!fn_is_f32(plan, op->in[2]) || !(source->flags & FN_SOURCE))
             return "weights are float32 rows of a source";
     }
+    if (plan->n_losses == FN_MAX_OUTPUTS) return "there are too many losses";
+    plan->losses[plan->n_losses++] = (int)(op - plan->ops);
+    op->state = FN_LOSS_STATE;
     op->scratch = 4 * (size_t)(n + FN_PAD) + FN_PAD;
     op->flops = 30.0 * (double)p->cols;
     return NULL;
@@ -177,11 +184,12 @@ static const char *check(fn_plan *plan, fn_op *op) {
 static const fn_attribute attributes[] = {{"kind", FN_ATTR_LOSS, 0},
                                           {"delta", FN_ATTR_NUMBER, 1},
                                           {"smoothing", FN_ATTR_NUMBER, 0},
-                                          {"probabilities", FN_ATTR_NUMBER, 0}};
+                                          {"probabilities", FN_ATTR_NUMBER, 0},
+                                          {"scale", FN_ATTR_NUMBER, 1}};
 
 const fn_op_impl FN_LEVELED(loss) = {
     .attributes = attributes,
-    .n_attributes = 4,
+    .n_attributes = 5,
     .min_inputs = 2,
     .max_inputs = 3,
     .n_outputs = 1,

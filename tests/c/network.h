@@ -429,7 +429,7 @@ static inline fn_status predict(network *n, fn_source source, const int64_t *ord
                      .batch_size = batch,
                      .order = order,
                      .threads = threads,
-                     .output = output,
+                     .outputs = {output},
                      .n_sources = 1};
     a.sources[0] = source;
     fn_result result;

@@ -389,7 +389,7 @@ static void bad_values_name_their_place(void) {
                                      .threads = threads,
                                      .rates = rates,
                                      .optimizer = &sgd,
-                                     .output = (float *)y};
+                                     .outputs = {(float *)y}};
                     set_sources(&a, &n, &d);
                     a.sources[0] = (fn_source){x, FN_F64, COLS * sizeof(double)};
                     if (kind != 3) { /* as float32, in place where that can be */

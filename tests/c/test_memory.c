@@ -26,7 +26,7 @@ static fn_status live(const spec *s, const data *d, snapshot *result) {
                          .rates = rates,
                          .optimizer = &adam,
                          .threads = 2,
-                         .output = output};
+                         .outputs = {output}};
         fn_result r;
         set_sources(&a, &n, d);
         fill_params(n.params, s);

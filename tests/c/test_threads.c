@@ -32,7 +32,7 @@ static void the_caller_decides(void) {
     data d = make_data(ROWS, 301, 10);
     network n = make_network(s);
     float y[ROWS * 10];
-    fn_run_args a = {.n_rows = ROWS, .batch_size = ROWS, .output = y};
+    fn_run_args a = {.n_rows = ROWS, .batch_size = ROWS, .outputs = {y}};
     set_sources(&a, &n, &d);
     fn_result r;
     for (a.threads = 1; a.threads < 5; a.threads++)
