@@ -553,7 +553,7 @@ BAD_PLANS = [
       ("op", "loss", [0, 1], [2], {"kind": "mse"})], "targets do not fit"),
     ([*X4, ("buffer", (3,)), ("op", "input", [], [1]),
       ("op", "metric", [0, 1], {"kind": "squared"})], "do not fit the metric"),
-    ([("buffer", (4,)), ("op", "input", [], [0], {"source": 16})], "no such source"),
+    ([("buffer", (4,)), ("op", "input", [], [0], {"source": 32})], "no such source"),
     ([("buffer", (4, -1))], "needs 1 to"),
     ([("buffer", (2**20, 2**20))], "needs 1 to"),
     ([("buffer", (1,) * 7)], "at most 6 axes"),
