@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+import reference_augment as augment
 
 _erfc = np.vectorize(math.erfc, otypes=[float])
 
@@ -433,6 +434,11 @@ _LOSS_CASES = tuple(
     for shape in ((7, 5), (1, 3), (0, 5), (17, 16), (9, 33), (3, 97), (2, 3, 5))
 )
 
+
+def _images(cases):
+    return tuple(Case({"x": shape}, options) for shape, options in cases)
+
+
 OPS: dict[str, Op] = {
     "input": Op(
         lambda x: np.asarray(x, np.float64), lambda x, dy: (dy,),
@@ -468,6 +474,21 @@ OPS: dict[str, Op] = {
         normalization_forward, normalization_backward,
         tuple(Case({"x": s, "mean": s[-1:], "var": s[-1:]}) for s in _SHAPES),
         sample_normalization,
+    ),
+    "affine": Op(
+        augment.affine_forward, augment.affine_backward, _images(augment.AFFINE_CASES),
+        augment.sample,
+    ),
+    "tone": Op(
+        augment.tone_forward, augment.tone_backward, _images(augment.TONE_CASES),
+        augment.sample_tone,
+    ),
+    "noise": Op(
+        lambda x, z, stddev: x + stddev * z, lambda x, z, dy, stddev: (dy,),
+        _images(augment.NOISE_CASES), augment.sample_noise,
+    ),
+    "erase": Op(
+        augment.erase_forward, augment.erase_backward, _images(augment.ERASE_CASES), augment.sample
     ),
     "loss": Op(loss_forward, loss_backward, _LOSS_CASES, sample_loss, ("p",)),
 }  # fmt: skip

@@ -1,5 +1,16 @@
 """Layers describe a network; csrc/ops computes it. Keras's other spellings are aliases."""
 
+from .augmentation import (
+    GaussianNoise,
+    RandomBrightness,
+    RandomContrast,
+    RandomCrop,
+    RandomErasing,
+    RandomFlip,
+    RandomRotation,
+    RandomTranslation,
+    RandomZoom,
+)
 from .base import LAYERS, Layer
 from .core import (
     Activation,
@@ -50,6 +61,7 @@ __all__ = [
     "Dense",
     "Dropout",
     "Flatten",
+    "GaussianNoise",
     "GlobalAveragePooling1D",
     "GlobalAveragePooling2D",
     "GlobalAvgPool1D",
@@ -65,6 +77,14 @@ __all__ = [
     "MaxPooling1D",
     "MaxPooling2D",
     "Normalization",
+    "RandomBrightness",
+    "RandomContrast",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomFlip",
+    "RandomRotation",
+    "RandomTranslation",
+    "RandomZoom",
     "Rescale",
     "Rescaling",
     "Reshape",
