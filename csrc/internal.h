@@ -94,6 +94,10 @@ typedef struct {
     void (*update)(const fn_call *call, const fn_op *op, fn_tile tile);
     /* Once a minibatch: sums over its rows, in order. */
     void (*finish)(const fn_call *call, const fn_op *op);
+    /* Before the first and after the last step of a call that trains: work put off is begun and
+     * done. */
+    void (*begin)(const fn_call *call, const fn_op *op);
+    void (*settle)(const fn_call *call, const fn_op *op);
 } fn_op_impl;
 
 struct fn_op {
@@ -109,6 +113,7 @@ struct fn_op {
     bool wide;    /* forward is cut by columns as well as by rows */
     bool sgemm;   /* matrix products by OpenBLAS */
     bool sparse;  /* zeros in its input are skipped: see kernels/zeros.h */
+    bool coasts;  /* rows of zero input may be made up for later: see kernels/dense_one.h */
     bool propagate; /* the gradient of an input is wanted: see its buffer's `gradient` */
     size_t scratch; /* floats a thread needs while it runs this op */
     size_t local;   /* floats a thread keeps for this op between tiles, at local_offset */
@@ -213,12 +218,27 @@ typedef struct {
     bool plain;                       /* no decay, l1, l2, clip or scale */
 } fn_hyper;
 
+/* Rows of up to FN_COASTED panels of a kernel that made up for the steps before last[k] already. */
+enum { FN_COASTED = 3 };
+
+typedef struct {
+    int panels, width; /* of a panel; a narrow one stands alone */
+    int64_t stride;    /* from panel to panel */
+    int64_t count;     /* rows, those at where or (NULL) the first */
+    const int32_t *where;
+    int64_t step;
+    int32_t *last;
+    float *w, *s1;
+} fn_coasting;
+
 typedef struct {
     int slots;
     void (*apply)(const fn_hyper *h, int64_t n, const float *g, float *w, float *s1, float *s2);
-    /* the same with g = x[k] * dz for `rows` rows of `width` weights: no gradient in memory */
-    void (*rank1)(const fn_hyper *h, int64_t rows, int width, const float *x, const float *dz,
-                  float *w, float *s1, float *s2);
+    /* the same with g = x[k] * dz for rows k of `width` weights: no gradient in memory */
+    void (*rank1)(const fn_hyper *h, int64_t count, const int32_t *where, int width, const float *x,
+                  const float *dz, float *w, float *s1, float *s2);
+    /* steps without a gradient, up to c->step, when `plain`; NULL: they depend on the step */
+    void (*coast)(const fn_hyper *h, const fn_coasting *c);
     bool idle; /* a zero gradient changes nothing when `plain` */
 } fn_optimizer_kernel;
 

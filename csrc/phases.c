@@ -83,7 +83,7 @@ enum { COLUMN_GROUP = 4, WIDEST = 8 };
 static fn_job grid_job(const fn_plan *plan, const fn_op *op, int64_t cols) {
     fn_job job = {.row_block = grid_rows(plan), .cols = (int)cols, .col_group = COLUMN_GROUP};
     const int panel = 2 * plan->level->lanes;
-    job.col_block = plan->options.max_rows == 1 ? 4 * panel : panel;
+    job.col_block = plan->options.max_rows == 1 ? FN_COASTED * panel : panel;
     while ((int64_t)ceil_div(plan->options.max_rows, job.row_block) *
                ceil_div(job.cols, job.col_block) >
            FN_MAX_PHASE_TILES)

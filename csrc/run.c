@@ -105,8 +105,8 @@ static fn_hyper hyper_of(const fn_call *call, bool kernel) {
         h.l1 = (float)o->l1;
         h.l2 = (float)(2 * o->l2);
     }
-    h.plain =
-        h.decay == 0 && h.l1 == 0 && h.l2 == 0 && !(o->clipvalue > 0) && !(o->global_clipnorm > 0);
+    const bool penalty = kernel && (o->weight_decay != 0 || o->l1 != 0 || o->l2 != 0);
+    h.plain = !penalty && !(o->clipvalue > 0) && !(o->global_clipnorm > 0); /* in every step */
     return h;
 }
 
@@ -377,6 +377,36 @@ static double estimate(const fn_call *call, double *tile_ns) {
     return step * (double)call->n_steps;
 }
 
+/* What ops put off is done, or (begin) they note that nothing is. */
+typedef struct {
+    const fn_call *call;
+    bool begin, done;
+} settlement;
+
+static int settle_next(void *context) {
+    settlement *s = context;
+    if (s->done) return -1;
+    s->done = true;
+    return 1;
+}
+
+static void settle_run(void *context, int tile, int thread) {
+    const settlement *s = context;
+    const fn_plan *plan = s->call->plan;
+    (void)tile, (void)thread;
+    for (int i = 0; i < plan->n_ops; i++) {
+        const fn_op *op = &plan->ops[i];
+        if (s->begin && op->impl->begin && op->coasts) op->impl->begin(s->call, op);
+        if (!s->begin && op->impl->settle && op->coasts) op->impl->settle(s->call, op);
+    }
+}
+
+static void settle(const fn_call *call, bool begin) {
+    settlement s = {.call = call, .begin = begin};
+    const fn_work_list list = {settle_next, settle_run, &s, 0};
+    if (call->optimizer) fn_parallel_run(1, &list);
+}
+
 static fn_status finish(fn_call *call) {
     fn_result *result = call->result;
     const int64_t bad = atomic_load(&call->bad);
@@ -444,7 +474,9 @@ fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn
                                      args->threads);
     if (threads > work->max_threads) threads = work->max_threads;
     const fn_work_list list = {next_phase, run_tile, &call, tile_ns};
+    settle(&call, true);
     result->threads = fn_parallel_run(threads, &list);
+    settle(&call, false);
     if (train && plan->options.update != FN_UPDATE_NONE) fn_params_check(params);
     result->seconds = (double)(fn_now_ns() - start) * 1e-9;
     return finish(&call);

@@ -109,3 +109,56 @@ def test_converted_rows_are_looked_through_as_well(dtype):
         trainer.fit(rows, y, progress=False)
         weights.append(b"".join(w.tobytes() for w in trainer.network.get_weights()))
     assert weights[0] == weights[1]
+
+
+OPTIMIZERS = {
+    "sgd": fn.optimizers.SGD(0.003),
+    "momentum": fn.optimizers.SGD(0.003, momentum=0.9),
+    "short memory": fn.optimizers.SGD(0.003, momentum=1e-30),
+    "nesterov": fn.optimizers.SGD(0.003, momentum=0.9, nesterov=True),
+    "decay": fn.optimizers.SGD(0.003, momentum=0.9, weight_decay=1e-3),
+    "l2": fn.optimizers.SGD(0.003, momentum=0.9, l2=1e-3),
+    "clip": fn.optimizers.SGD(0.003, momentum=0.9, clipvalue=0.01),
+    "schedule": fn.optimizers.SGD(lambda step: 0.01 / (1 + step), momentum=0.9),
+    "warm-up": fn.optimizers.SGD(lambda step: 0.001 * min(step, 5), momentum=0.9, weight_decay=0.01),
+    "adam": fn.optimizers.Adam(0.01),
+    "rmsprop": fn.optimizers.RMSprop(0.01, momentum=0.5),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("units", [200, 230, 99])
+def test_rows_one_by_one_give_the_bits_of_an_optimizer_that_visits_every_weight(name, units):
+    x = pictures(150, 99, density=0.1)
+    y = np.random.default_rng(3).normal(size=(150, 3)).astype(np.float32)
+    results = []
+    for threads, flat in ((1, True), (1, False), (2, False), (3, False)):
+        hidden = layers.Dense(units, activation="relu")
+        net = fn.Sequential([layers.Input(99), hidden, layers.Dense(3)], seed=1)
+        trainer = fn.Trainer(net, loss="mse", optimizer=OPTIMIZERS[name])
+        with fn.threads(threads):
+            if flat:
+                for i in range(len(x)):
+                    trainer.apply_gradients(trainer.gradients(x[i : i + 1], y[i : i + 1]))
+            else:
+                trainer.fit(x, y, batch_size=1, shuffle=False, progress=False)
+        results.append(b"".join(w.tobytes() for w in net.get_weights()))
+    assert len(set(results)) == 1
+    assert np.isfinite(np.frombuffer(results[0], np.float32)).all()
+
+
+def test_rows_that_wait_long_make_up_for_every_step():
+    """One input is seen in the first step only: its momentum dies away over the others."""
+    x = np.zeros((3000, 99), np.float32)
+    x[:, 1] = 1
+    x[0, 50] = 1
+    y = np.ones((3000, 3), np.float32)
+    net = fn.Sequential([layers.Input(99), layers.Dense(230), layers.Dense(3)], seed=1)
+    trainer = fn.Trainer(net, loss="mse", optimizer=fn.optimizers.SGD(0.001, momentum=0.9))
+    before = net.get_weights()[0]
+    trainer.fit(x[:1], y[:1], batch_size=1, shuffle=False, progress=False)
+    first = net.get_weights()[0][50] - before[50]
+    trainer.fit(x[1:], y[1:], batch_size=1, shuffle=False, progress=False)
+    total = net.get_weights()[0][50] - before[50]
+    assert np.abs(first).min() > 1e-9
+    np.testing.assert_allclose(total, first / (1 - 0.9), rtol=2e-3, atol=1e-7)

@@ -54,26 +54,6 @@ FN_INLINE void forward_rows(int rows, int vecs, int64_t count, const int32_t *wh
     }
 }
 
-/* One row, `panels` panels side by side; where: the positions of x to visit, or NULL for all. */
-FN_INLINE void forward_row(int panels, int vecs, int64_t d_in, int64_t count, const int32_t *where,
-                           const float *x, const float *w, const float *bias, float *y) {
-    vf sum[4][2];
-    for (int p = 0; p < panels; p++)
-        for (int v = 0; v < vecs; v++)
-            sum[p][v] = bias ? v_load(bias + p * PANEL + v * LANES) : v_set(0);
-    for (int64_t j = 0; j < count; j++) {
-        const int64_t k = where ? where[j] : j;
-        const vf s = v_set(x[k]);
-        for (int p = 0; p < panels; p++)
-            for (int v = 0; v < vecs; v++) {
-                const vf weight = v_load(w + p * PANEL * d_in + (k * vecs + v) * LANES);
-                sum[p][v] = v_fma(s, weight, sum[p][v]);
-            }
-    }
-    for (int p = 0; p < panels; p++)
-        for (int v = 0; v < vecs; v++) v_store(y + p * PANEL + v * LANES, sum[p][v] + 0.0f);
-}
-
 /* ---- back to the input: dx = dy @ W^T ---- */
 
 /* 3 x 4 dot products along the columns of W, lane by lane. w: rows k .. k + 3 in a panel of one and

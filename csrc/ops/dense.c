@@ -7,6 +7,7 @@
  */
 #include "gemm.h"
 #include "kernels/bad_input.h"
+#include "kernels/dense_one.h"
 #include "kernels/dense_tiles.h"
 
 enum {
@@ -18,41 +19,44 @@ enum {
 
 /* ---- forward ---- */
 
-/* Positions of the values of x that are not zero; returns how many. NaN counts. */
-static int nonzero(int64_t n, const float *x, int32_t *where) {
-    int count = 0;
-    for (int64_t k = 0; k < n; k++) {
-        where[count] = (int32_t)k;
-        count += x[k] != 0;
-    }
-    return count;
+/* Whether rows of W are behind, and have to make up for steps before they are read. */
+static bool coasting(const fn_call *call, const fn_op *op) {
+    return op->coasts && call->optimizer && call->optimizer->coast &&
+           call->hyper[call->plan->params[op->params[0]].decay != 0].plain;
 }
 
-static void forward_one(int64_t d_in, int64_t c0, int64_t c1, int64_t count, const int32_t *where,
-                        const float *x, const float *w, const float *bias, float *y) {
-    int64_t c = c0;
-    for (; c + 4 * PANEL <= c1; c += 4 * PANEL)
-        forward_row(4, 2, d_in, count, where, x, w + c * d_in, bias ? bias + c : NULL, y + c);
-    for (; c < c1; c += PANEL) {
-        if (c1 - c > LANES)
-            forward_row(1, 2, d_in, count, where, x, w + c * d_in, bias ? bias + c : NULL, y + c);
-        else
-            forward_row(1, 1, d_in, count, where, x, w + c * d_in, bias ? bias + c : NULL, y + c);
-    }
+static int32_t *last_steps(const fn_call *call, const fn_op *op) {
+    return (int32_t *)(call->work->arena + op->copy_offset);
+}
+
+/* Where the only row is not zero; NULL and d_in when it does not pay to leave the others out. A
+ * thread looks once a step. */
+static const int32_t *nonzero_of_one(const fn_call *call, const fn_op *op, fn_tile tile,
+                                     const float *x, int64_t d_in, int64_t *count) {
+    bool fresh = false;
+    int32_t *list = (int32_t *)(op->local && call->plan->options.max_rows == 1
+                                    ? fn_local(call, op, tile, &fresh)
+                                    : fn_scratch(call, tile));
+    if (!fresh) list[0] = (int32_t)nonzero(d_in, x, list + 1);
+    *count = list[0];
+    if (*count <= d_in * 3 / 4) return list + 1;
+    *count = d_in;
+    return NULL;
 }
 
 /* A product with a zero input is skipped where that cannot change a bit: no weight is NaN or
  * infinite. */
-static void forward_batch_of_one(const fn_call *call, fn_tile tile, int64_t d_in, int64_t c1,
-                                 const float *x, const float *w, const float *bias, float *y) {
-    int32_t *where = (int32_t *)fn_scratch(call, tile);
-    int count = (int)d_in;
+static void forward_batch_of_one(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
+                                 int64_t c1, const float *bias) {
+    const float *x = fn_rows(call, op->in[0], 0)[tile.r0];
+    const int32_t *where = NULL;
+    int64_t count = d_in;
     if (!atomic_load_explicit(&call->params->risky, memory_order_relaxed))
-        count = nonzero(d_in, x, where);
-    if (count > d_in * 3 / 4)
-        forward_one(d_in, tile.c0, c1, d_in, NULL, x, w, bias, y);
-    else
-        forward_one(d_in, tile.c0, c1, count, where, x, w, bias, y);
+        where = nonzero_of_one(call, op, tile, x, d_in, &count);
+    if (coasting(call, op))
+        coast(call, op, tile.c0, c1, count, where, call->step, last_steps(call, op));
+    forward_one(d_in, call->plan->buffers[op->out[0]].cols, tile.c0, c1, count, where, x,
+                fn_weights(call, op, 0), bias, fn_row(call, op->out[0], tile.r0));
 }
 
 static void forward_sgemm(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
@@ -123,8 +127,7 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     if (op->sgemm)
         forward_sgemm(call, op, tile, d_in, units, bias);
     else if (tile.r1 - tile.r0 == 1)
-        forward_batch_of_one(call, tile, d_in, c1, fn_rows(call, op->in[0], 0)[tile.r0],
-                             fn_weights(call, op, 0), bias, fn_row(call, op->out[0], tile.r0));
+        forward_batch_of_one(call, op, tile, d_in, c1, bias);
     else
         forward_tiles(call, op, tile, d_in, c1, bias);
     if (tile.c0 == 0 && call->work->in_place[op->in[0]]) check_rows(call, op, tile, d_in);
@@ -181,7 +184,7 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
         fn_sgemm(false, true, rows, d_in, units, dy, ldy, copy, ldy, 0, dx, ldx);
         return;
     }
-    if (op->local) {
+    if (op->local && call->plan->options.max_rows > 1) {
         backward_narrow(call, op, tile, d_in, units);
         return;
     }
@@ -217,30 +220,6 @@ static void bias_gradient(int width, int64_t rows, const float *dy, int64_t ldy,
         for (int64_t r = 0; r < rows; r++) sum += v_load(dy + r * ldy + c);
         v_store(g + c, sum);
     }
-}
-
-static bool all_finite(int64_t n, const float *x) {
-    vi bad = v_seti(0);
-    for (int64_t i = 0; i < n; i += LANES) bad |= v_nonfinite(v_load(x + i));
-    return !v_any(bad);
-}
-
-/* A batch of one row: rank-1 update straight into the weights. */
-static void update_rank1(const fn_call *call, const fn_op *op, size_t at, int n, int width,
-                         const float *x, const float *dy) {
-    const fn_param *p = &call->plan->params[op->params[0]];
-    if (!p->trainable) return;
-    fn_params *params = call->params;
-    float *w = params->block[0] + p->offset + at;
-    const fn_hyper *h = &call->hyper[p->decay != 0];
-    call->optimizer->rank1(h, n, width, x, dy, w,
-                           params->block[1] ? params->block[1] + p->offset + at : NULL,
-                           params->block[2] ? params->block[2] + p->offset + at : NULL);
-    const bool skipped = call->optimizer->idle && h->plain;
-    bool finite = true;
-    for (int k = 0; k < n; k++)
-        if (!skipped || x[k] != 0) finite &= all_finite(width, w + k * width);
-    if (!finite) atomic_store(&params->risky, true);
 }
 
 static void update_sgemm(const fn_call *call, const fn_op *op, int64_t k0, int n, float *g) {
@@ -331,37 +310,99 @@ static void slice_gradient(const fn_call *call, const fn_op *op, int64_t c, int 
         gradient_chunk(1, k0, n, r1 - r0, x, dy, ldy, g);
 }
 
-static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
+/* The gradient of rows [k0, k0 + n) of a panel, lane by lane, handed on. */
+static void update_slice(const fn_call *call, const fn_op *op, int64_t c, int k0, int n, float *g) {
     const int64_t d_in = call->plan->buffers[op->in[0]].cols,
                   units = call->plan->buffers[op->out[0]].cols;
-    const int chunks = chunk_count(d_in), lanes = call->plan->options.lanes;
-    int panel = 0, index = tile.c0;
-    if (!op->sgemm) slice_of(units, chunks, tile.c0, &panel, &index);
-    const int k0 = chunk_start(d_in, chunks, index), n = chunk_start(d_in, chunks, index + 1) - k0;
-    const int64_t c = (int64_t)panel * PANEL;
-    const int width = fn_panel_width(units, c, LANES), part = (call->rows + lanes - 1) / lanes;
-    float *g = fn_scratch(call, tile);
-    if (op->n_params > 1 && index == 0)
-        for (int64_t j = c; j < (op->sgemm ? units : c + 1); j += PANEL)
-            update_bias(call, op, j, fn_panel_width(units, j, LANES), g);
-    if (op->sgemm) {
-        update_sgemm(call, op, k0, n, g);
-        return;
-    }
-    const size_t at = (size_t)(c * d_in + (int64_t)k0 * width);
-    if (call->rows == 1 && !call->plan->flat &&
-        all_finite(width, fn_gradient_row(call, op->out[0], 0) + c)) {
-        update_rank1(call, op, at, n, width, fn_rows(call, op->in[0], 0)[0] + k0,
-                     fn_gradient_row(call, op->out[0], 0) + c);
-        return;
-    }
+    const int lanes = call->plan->options.lanes, part = (call->rows + lanes - 1) / lanes;
+    const int width = fn_panel_width(units, c, LANES);
     for (int l = 0; l < lanes; l++) {
         const int r0 = l * part < call->rows ? l * part : call->rows,
                   r1 = r0 + part < call->rows ? r0 + part : call->rows;
         slice_gradient(call, op, c, k0, n, r0, r1, g + (int64_t)l * n * width);
     }
     add_lanes(lanes, (int64_t)n * width, g);
-    fn_sink(call, op->params[0], at, (int64_t)n * width, g);
+    fn_sink(call, op->params[0], (size_t)(c * d_in + (int64_t)k0 * width), (int64_t)n * width, g);
+}
+
+/* A batch that is always one row: a block of panels, straight into the weights. Rows of zero input
+ * are left out where the optimizer has nothing to do there, or can do it later. */
+static void update_of_one(const fn_call *call, const fn_op *op, fn_tile tile) {
+    const int64_t d_in = call->plan->buffers[op->in[0]].cols,
+                  units = call->plan->buffers[op->out[0]].cols;
+    const int64_t c0 = (int64_t)tile.c0 * BLOCK_OF_ONE,
+                  c1 = units - c0 < BLOCK_OF_ONE ? units : c0 + BLOCK_OF_ONE;
+    const float *x = fn_rows(call, op->in[0], 0)[0], *dy = fn_gradient_row(call, op->out[0], 0);
+    const bool later = coasting(call, op),
+               fused =
+                   !call->plan->flat && all_finite((c1 - c0 + LANES - 1) / LANES * LANES, dy + c0);
+    const fn_param *kernel = &call->plan->params[op->params[0]];
+    const bool idle = fused && call->optimizer->idle && call->hyper[kernel->decay != 0].plain;
+    const int32_t *where = NULL;
+    int64_t count = d_in;
+    if (op->n_params > 1)
+        for (int64_t c = c0; c < c1; c += PANEL)
+            update_bias(call, op, c, fn_panel_width(units, c, LANES), fn_scratch(call, tile));
+    if (!kernel->trainable) return;
+    if (fused && (later || idle)) where = nonzero_of_one(call, op, tile, x, d_in, &count);
+    if (later) {
+        coast(call, op, c0, c1, count, where, call->step, last_steps(call, op));
+        mark(d_in, units, c0, c1, count, where, call->step + 1, last_steps(call, op));
+    }
+    if (fused) {
+        update_rank1(call, op, c0, c1, 0, count, where, x, dy);
+        return;
+    }
+    const int chunks = chunk_count(d_in);
+    for (int64_t c = c0; c < c1; c += PANEL)
+        for (int i = 0; i < chunks; i++) {
+            const int k0 = chunk_start(d_in, chunks, i);
+            update_slice(call, op, c, k0, chunk_start(d_in, chunks, i + 1) - k0,
+                         fn_scratch(call, tile));
+        }
+}
+
+static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
+    const int64_t d_in = call->plan->buffers[op->in[0]].cols,
+                  units = call->plan->buffers[op->out[0]].cols;
+    const int chunks = chunk_count(d_in);
+    int panel = 0, index = tile.c0;
+    if (call->plan->options.max_rows == 1 && !op->sgemm) {
+        update_of_one(call, op, tile);
+        return;
+    }
+    if (!op->sgemm) slice_of(units, chunks, tile.c0, &panel, &index);
+    const int k0 = chunk_start(d_in, chunks, index), n = chunk_start(d_in, chunks, index + 1) - k0;
+    const int64_t c = (int64_t)panel * PANEL, width = fn_panel_width(units, c, LANES);
+    float *g = fn_scratch(call, tile);
+    if (op->n_params > 1 && index == 0)
+        for (int64_t j = c; j < (op->sgemm ? units : c + 1); j += PANEL)
+            update_bias(call, op, j, fn_panel_width(units, j, LANES), g);
+    const float *dy = fn_gradient_row(call, op->out[0], 0);
+    if (op->sgemm)
+        update_sgemm(call, op, k0, n, g);
+    else if (call->rows == 1 && !call->plan->flat && call->plan->params[op->params[0]].trainable &&
+             all_finite(width, dy + c))
+        update_rank1(call, op, c, c + width, k0, n, NULL, fn_rows(call, op->in[0], 0)[0] + k0, dy);
+    else
+        update_slice(call, op, c, k0, n, g);
+}
+
+/* No row of W is behind when a call begins, and none when it ends. */
+static void begin(const fn_call *call, const fn_op *op) {
+    int32_t *last = last_steps(call, op);
+    const fn_param *p = &call->plan->params[op->params[0]];
+    if (!coasting(call, op)) return;
+    for (int64_t i = 0; i < (p->shape[1] + PANEL - 1) / PANEL * p->shape[0]; i++)
+        last[i] = (int32_t)call->step;
+}
+
+static void settle(const fn_call *call, const fn_op *op) {
+    const fn_param *p = &call->plan->params[op->params[0]];
+    if (!coasting(call, op)) return;
+    for (int64_t c = 0; c < p->shape[1]; c += BLOCK_OF_ONE)
+        coast(call, op, c, p->shape[1] - c < BLOCK_OF_ONE ? p->shape[1] : c + BLOCK_OF_ONE,
+              p->shape[0], NULL, call->step, last_steps(call, op));
 }
 
 /* sgemm wants W row-major: a slice of it, from the panels. */
@@ -409,6 +450,12 @@ static const char *check(fn_plan *plan, fn_op *op) {
     op->slices = op->sgemm ? chunks : chunks * (int)((out->cols + PANEL - 1) / PANEL);
     const size_t chunk = CHUNK + ROWS, row = (size_t)(op->sgemm ? out->ld : PANEL);
     op->scratch = chunk * row * (size_t)lanes + chunk * PANEL;
+    const bool one = plan->options.max_rows == 1 && !op->sgemm;
+    if (one) op->slices = (int)((out->cols + BLOCK_OF_ONE - 1) / BLOCK_OF_ONE);
+    if (one) op->local = (size_t)in->cols + 2 * FN_PAD;
+    op->coasts = one && op->wide && plan->options.update == FN_UPDATE_FUSED && w->trainable;
+    if (op->coasts)
+        op->copy_bytes = (size_t)((out->cols + PANEL - 1) / PANEL * in->cols) * sizeof(int32_t);
     if (op->scratch < (size_t)in->cols + FN_PAD) op->scratch = (size_t)in->cols + FN_PAD;
     const fn_op *source = &plan->ops[in->producer];
     op->sparse = !op->sgemm && plan->options.max_rows > 1 && (source->flags & FN_SOURCE);
@@ -434,4 +481,6 @@ const fn_op_impl FN_LEVELED(dense) = {
     .forward = forward,
     .backward = backward,
     .update = update,
+    .begin = begin,
+    .settle = settle,
 };
