@@ -120,7 +120,9 @@ OPTIMIZERS = {
     "l2": fn.optimizers.SGD(0.003, momentum=0.9, l2=1e-3),
     "clip": fn.optimizers.SGD(0.003, momentum=0.9, clipvalue=0.01),
     "schedule": fn.optimizers.SGD(lambda step: 0.01 / (1 + step), momentum=0.9),
-    "warm-up": fn.optimizers.SGD(lambda step: 0.001 * min(step, 5), momentum=0.9, weight_decay=0.01),
+    "warm-up": fn.optimizers.SGD(
+        lambda step: 0.001 * min(step, 5), momentum=0.9, weight_decay=0.01
+    ),
     "adam": fn.optimizers.Adam(0.01),
     "rmsprop": fn.optimizers.RMSprop(0.01, momentum=0.5),
 }
