@@ -21,6 +21,8 @@ typedef struct {
     int r0, r1, c0, c1;
     int ahead;  /* 1: the rows of the next minibatch (sources are read one step early) */
     int thread; /* which per-thread scratch is mine */
+    int lane;   /* which sums of gradients or statistics these rows belong to: see fn_lane */
+    bool first; /* nothing was added to that lane yet: store instead of adding */
 } fn_tile;
 
 typedef struct {
@@ -29,6 +31,7 @@ typedef struct {
     int64_t shape[FN_MAX_RANK];
     int64_t cols;       /* product of shape */
     int64_t ld;         /* elements from row to row: cols, padded to FN_PAD */
+    size_t row_bytes;   /* bytes from row to row */
     int alias;          /* the buffer whose memory this one uses, or itself */
     int gradient_alias; /* the same for its gradient */
     int copies;         /* 2: filled one step ahead, so two minibatches live at once */
@@ -41,8 +44,8 @@ typedef struct {
 typedef enum { FN_LAYOUT_PLAIN, FN_LAYOUT_PANELS } fn_layout;
 
 /* One parameter: canonical shape outside; inside either plain, or (k, n) in panels of 2 * lanes
- * columns
- * ([panel][k][width], the last panel may be `lanes` wide), padded with zeros. */
+ * columns ([panel][k][width], the last panel may be `lanes` wide), padded with zeros; n is the last
+ * axis, k the product of all others. */
 typedef struct {
     int rank, decay, trainable;
     int64_t shape[FN_MAX_RANK], count;
@@ -66,8 +69,8 @@ enum {
     FN_SOURCE = 1, /* reads rows of a source; may run one step ahead */
     FN_ELEMENTWISE =
         2, /* column c of the output needs column c of the input only; may work in place */
-    FN_NEEDS_OUTPUT = 4,     /* backward reads the output */
-    FN_NEEDS_INPUT = 8,      /* backward reads the input's columns, padding never */
+    FN_NEEDS_OUTPUT = 4,     /* backward reads the output: declare it, memory is reused otherwise */
+    FN_NEEDS_INPUT = 8,      /* backward reads the inputs' columns, padding never: declare it too */
     FN_WHOLE_BATCH = 16,     /* forward needs all rows at once: ends a segment */
     FN_STOP = 32,            /* the run ends here and is taken up again by the next call */
     FN_READS_ROWS = 64,      /* reads its input through fn_rows, so rows may lie anywhere */
@@ -90,10 +93,15 @@ typedef struct {
     void (*prepare)(const fn_call *call, const fn_op *op, fn_tile tile);
     /* Gradients of the inputs from the gradient of the output. */
     void (*backward)(const fn_call *call, const fn_op *op, fn_tile tile);
-    /* Slices [c0, c1) of the parameter gradients over all rows, each handed to fn_sink. */
+    /* Adds the parameter gradients of the tile's rows, in order, to fn_lane; runs before backward.
+     * The engine sums the lanes and hands them to fn_sink. Inputs and the gradient of the output
+     * are there to read. */
+    void (*gradient)(const fn_call *call, const fn_op *op, fn_tile tile);
+    /* Instead of `gradient`: slices [c0, c1) of the parameter gradients over all rows, each handed
+     * to fn_sink. */
     void (*update)(const fn_call *call, const fn_op *op, fn_tile tile);
     /* Once a minibatch: sums over its rows, in order. */
-    void (*finish)(const fn_call *call, const fn_op *op);
+    void (*finish)(const fn_call *call, const fn_op *op, fn_tile tile);
     /* Before the first and after the last step of a call that trains: work put off is begun and
      * done. */
     void (*begin)(const fn_call *call, const fn_op *op);
@@ -114,9 +122,13 @@ struct fn_op {
     bool sgemm;   /* matrix products by OpenBLAS */
     bool sparse;  /* zeros in its input are skipped: see kernels/zeros.h */
     bool coasts;  /* rows of zero input may be made up for later: see kernels/dense_one.h */
-    bool propagate; /* the gradient of an input is wanted: see its buffer's `gradient` */
-    size_t scratch; /* floats a thread needs while it runs this op */
-    size_t local;   /* floats a thread keeps for this op between tiles, at local_offset */
+    bool propagate;     /* the gradient of an input is wanted: see its buffer's `gradient` */
+    unsigned adds;      /* bit i: parameter i is shared, and an earlier op wrote its gradient */
+    int turn;           /* ops that share parameters hand over gradients one after the other */
+    size_t scratch;     /* floats a thread needs while it runs this op */
+    size_t lane;        /* floats of a lane: all its parameters' gradients, one behind the other */
+    size_t lane_offset; /* floats from the first lane's start to this op's part of it */
+    size_t local;       /* floats a thread keeps for this op between tiles, at local_offset */
     size_t local_offset;
     size_t state; /* doubles kept per run (metrics), at state_offset in work */
     size_t state_offset;
@@ -127,6 +139,7 @@ struct fn_op {
 typedef enum {
     FN_PREPARE,
     FN_FORWARD,
+    FN_GRADIENT,
     FN_BACKWARD,
     FN_UPDATE,
     FN_FINISH,
@@ -139,10 +152,12 @@ typedef struct {
     int op;
 } fn_pass;
 
-/* Tiles of a job: row blocks x column blocks, or slices, or one. */
+/* Tiles of a job: row blocks x column blocks, or lanes, or slices, or one. */
 typedef struct {
     int first, count;    /* its passes */
     int row_block;       /* rows in a tile; 0: all of them */
+    int sub_block;       /* rows that go through all passes together; 0: the whole tile */
+    bool lanes;          /* a tile is a lane: see fn_lane_rows */
     int col_block, cols; /* columns in a tile, and in all; 0: tiles span all columns */
     int col_group;       /* column blocks that go through the rows together */
     int slices;          /* > 0: one tile a slice */
@@ -161,7 +176,8 @@ enum {
     FN_MAX_OPS = 4096,
     FN_MAX_COLUMNS = INT32_MAX / 2,
     FN_MAX_PHASE_TILES = 65535,
-    FN_FLAT_SLICE = 16384
+    FN_FLAT_SLICE = 16384,
+    FN_LANE_SLICE = 2048 /* floats of a lane that an update tile sums */
 };
 
 struct fn_plan {
@@ -176,13 +192,17 @@ struct fn_plan {
     int n_buffers, n_params, n_ops, n_passes, n_jobs, n_phases, n_sources;
     size_t param_size; /* floats in the block of all parameters */
     size_t arena_bytes;
-    size_t scratch;    /* floats a thread needs while it runs a tile */
-    size_t local;      /* floats a thread keeps for all ops, behind its scratch */
-    size_t state;      /* doubles of all metrics and losses */
-    size_t max_slices; /* flat slices */
-    int n_outputs;     /* arrays that output ops write */
+    int lanes; /* sums of gradients kept apart, a power of two in each options.lanes part */
+    size_t lane_stride; /* floats of a lane of all ops */
+    size_t lane_memory; /* bytes from the arena's start to the first lane */
+    size_t scratch;     /* floats a thread needs while it runs a tile */
+    size_t local;       /* floats a thread keeps for all ops, behind its scratch */
+    size_t state;       /* doubles of all metrics and losses */
+    size_t max_slices;  /* flat slices */
+    int n_outputs;      /* arrays that output ops write */
     int losses[FN_MAX_OUTPUTS], n_losses;
     bool finished, flat, stops;
+    bool shared;       /* a trained parameter is used by several ops */
     double step_flops; /* per row: all phases */
     char error[256];
 };
@@ -282,33 +302,56 @@ void *fn_alloc(size_t bytes); /* zeroed, 64-byte aligned, or NULL */
 void fn_free(void *memory);
 void *fn_grow(void *array, int *capacity, int count, size_t item); /* room for one more */
 
+int fn_plan_fail(fn_plan *plan, const char *format, ...);
+void fn_plan_share_memory(fn_plan *plan);
+void fn_plan_lay_out_params(fn_plan *plan);
+void fn_plan_lay_out_lanes(fn_plan *plan);
+int fn_plan_lay_out_arena(fn_plan *plan);
 const char *fn_plan_phases(fn_plan *plan);
+void fn_work_point(fn_work *work, const fn_plan *plan, int buffer);
 void fn_params_check(fn_params *params); /* look for NaN and infinity: see `risky` */
-int fn_job_tiles(const fn_job *job, int rows);
+int fn_job_tiles(const fn_plan *plan, const fn_job *job, int rows);
 int fn_panel_width(int64_t n, int64_t column, int lanes);
+size_t fn_param_size(const fn_param *p, int lanes); /* floats inside, without padding */
+void fn_lane_rows(const fn_plan *plan, int rows, int lane, int *r0, int *r1);
 
-/* Row `row` of a buffer of this minibatch (or the next one, when ahead), in the arena. */
-static inline char *fn_row_bytes(const fn_call *call, int buffer, int row, int ahead, size_t size) {
+/* Row `row` of a buffer of this minibatch (or the next one, in a tile that runs ahead). The row is
+ * one of the tile's own, unless the tile spans the whole minibatch. */
+static inline char *fn_row_bytes(const fn_call *call, fn_tile tile, int buffer, int row) {
     const fn_buffer *b = &call->plan->buffers[buffer];
-    const size_t copy = b->copies == 2 ? (size_t)((call->step + ahead) & 1) * b->copy_bytes : 0;
-    return call->work->arena + b->offset + copy + (size_t)row * (size_t)b->ld * size;
+    const size_t copy =
+        b->copies == 2 ? (size_t)((call->step + tile.ahead) & 1) * b->copy_bytes : 0;
+    return call->work->arena + b->offset + copy + (size_t)row * b->row_bytes;
 }
-static inline float *fn_row(const fn_call *call, int buffer, int row) {
-    return (float *)fn_row_bytes(call, buffer, row, 0, sizeof(float));
+static inline float *fn_row(const fn_call *call, fn_tile tile, int buffer, int row) {
+    return (float *)fn_row_bytes(call, tile, buffer, row);
+}
+static inline float *fn_gradient_row(const fn_call *call, fn_tile tile, int buffer, int row) {
+    const fn_buffer *b = &call->plan->buffers[buffer];
+    (void)tile;
+    return (float *)(call->work->arena + b->gradient_offset + (size_t)row * b->row_bytes);
 }
 static inline int64_t fn_ld(const fn_call *call, int buffer) {
     return call->plan->buffers[buffer].ld;
 }
-/* Where the rows of a float32 buffer lie: in the arena, or in the source they are used from. Only
- * whole columns may be read, never padding. */
-static inline const float **fn_rows(const fn_call *call, int buffer, int ahead) {
+/* Where the rows of a float32 buffer lie, from the tile's first row on: in the arena, or in the
+ * source they are used from. Only whole columns may be read, never padding. */
+static inline const float **fn_rows(const fn_call *call, fn_tile tile, int buffer) {
     const size_t copy =
-        call->plan->buffers[buffer].copies == 2 ? (size_t)((call->step + ahead) & 1) : 0;
-    return call->work->rows + ((size_t)buffer * 2 + copy) * (size_t)call->plan->options.max_rows;
+        call->plan->buffers[buffer].copies == 2 ? (size_t)((call->step + tile.ahead) & 1) : 0;
+    return call->work->rows + ((size_t)buffer * 2 + copy) * (size_t)call->plan->options.max_rows +
+           tile.r0;
 }
-static inline float *fn_gradient_row(const fn_call *call, int buffer, int row) {
-    const fn_buffer *b = &call->plan->buffers[buffer];
-    return (float *)(call->work->arena + b->gradient_offset) + (size_t)row * (size_t)b->ld;
+/* The parameter gradients of an op that the rows of one lane add up to, in the layout of the
+ * parameters: parameter i of the op begins at fn_lane_offset. */
+static inline float *fn_lane(const fn_call *call, const fn_op *op, int lane) {
+    return (float *)(call->work->arena + call->plan->lane_memory) +
+           (size_t)lane * call->plan->lane_stride + op->lane_offset;
+}
+static inline size_t fn_lane_offset(const fn_plan *plan, const fn_op *op, int i) {
+    size_t at = 0;
+    for (int j = 0; j < i; j++) at += plan->params[op->params[j]].size;
+    return at;
 }
 static inline float *fn_weights(const fn_call *call, const fn_op *op, int i) {
     return call->params->block[0] + call->plan->params[op->params[i]].offset;
@@ -342,7 +385,13 @@ static inline float *fn_local(const fn_call *call, const fn_op *op, fn_tile tile
     return local + FN_PAD;
 }
 
-/* A finished piece of gradient of a parameter: applied at once, or written to the flat buffer. */
-void fn_sink(const fn_call *call, int param, size_t at, int64_t n, const float *g);
+/* A finished piece of gradient of the op's parameter i: applied at once, or written to the flat
+ * buffer. */
+void fn_sink(const fn_call *call, const fn_op *op, int i, size_t at, int64_t n, const float *g);
+/* Slice `slice` of the lanes of an op, summed in a fixed tree and handed to fn_sink. */
+void fn_update_lanes(const fn_call *call, const fn_op *op, int slice);
+/* n floats of every lane, from `first` in lane 0 on, summed in a fixed tree. */
+void fn_sum_lanes(const fn_call *call, const float *first, int64_t n, float *sum);
+void fn_flat_pass(const fn_call *call, fn_pass_kind kind, int index);
 
 #endif

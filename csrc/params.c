@@ -12,6 +12,12 @@ int fn_panel_width(int64_t n, int64_t column, int lanes) {
     return n - start <= lanes ? lanes : 2 * lanes;
 }
 
+size_t fn_param_size(const fn_param *p, int lanes) {
+    if (p->layout == FN_LAYOUT_PLAIN) return (size_t)p->count;
+    const int64_t n = p->shape[p->rank - 1], last = (n - 1) / (2 * lanes) * (2 * lanes);
+    return (size_t)((last + fn_panel_width(n, last, lanes)) * (p->count / n));
+}
+
 fn_params *fn_params_new(const fn_plan *plan) {
     fn_params *p = plan->finished ? fn_alloc(sizeof *p) : NULL;
     if (!p) return NULL;
@@ -20,7 +26,8 @@ fn_params *fn_params_new(const fn_plan *plan) {
     p->lanes = plan->level->lanes;
     p->params = fn_alloc((size_t)plan->n_params * sizeof *p->params);
     p->block[0] = fn_alloc(plan->param_size * sizeof(float));
-    if (!p->params || !p->block[0]) {
+    if (plan->shared) fn_params_need_gradient(p);
+    if (!p->params || !p->block[0] || (plan->shared && !p->block[3])) {
         fn_params_free(p);
         return NULL;
     }
@@ -58,7 +65,7 @@ static void transfer(const fn_param *p, int lanes, float *packed, float *values,
         if (bytes) memcpy(pack ? packed : values, pack ? values : packed, bytes);
         return;
     }
-    const int64_t rows = p->shape[0], n = p->shape[1];
+    const int64_t n = p->shape[p->rank - 1], rows = p->count / n;
     for (int64_t column = 0; column < n; column += 2 * lanes) {
         const int width = fn_panel_width(n, column, lanes);
         const int64_t used = n - column < width ? n - column : width;

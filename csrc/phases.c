@@ -55,7 +55,8 @@ static void open_job(builder *b, fn_job job) {
 
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-int fn_job_tiles(const fn_job *job, int rows) {
+int fn_job_tiles(const fn_plan *plan, const fn_job *job, int rows) {
+    if (job->lanes) return plan->lanes;
     if (job->slices) return job->slices;
     const int down = job->row_block ? ceil_div(rows, job->row_block) : 1;
     return down * (job->col_block ? ceil_div(job->cols, job->col_block) : 1);
@@ -104,7 +105,9 @@ static void chain_pass(chain *c, fn_pass_kind kind, int op) {
         if (!c->b->failed) open_job(c->b, (fn_job){.row_block = chain_rows(c->b->plan)});
         c->open = true;
     }
-    if (!c->b->failed) add_pass(c->b, kind, op);
+    if (c->b->failed) return;
+    if (kind == FN_GRADIENT) c->b->plan->jobs[c->b->plan->n_jobs - 1].lanes = true;
+    add_pass(c->b, kind, op);
 }
 
 static void prepare_job(builder *b, int op) {
@@ -208,6 +211,8 @@ static void backward_phases(builder *b, chain *c) {
     fn_plan *plan = b->plan;
     for (int i = plan->n_ops - 1; i >= 0 && !b->failed; i--) {
         const fn_op *op = &plan->ops[i];
+        const bool sums = op->lane && plan->buffers[op->out[0]].gradient;
+        if (sums) chain_pass(c, FN_GRADIENT, i);
         if (!op->impl->backward || !op->propagate) continue;
         if (op->wide) {
             c->open = false;
@@ -245,7 +250,7 @@ static void flat_phase(builder *b, fn_pass_kind kind) {
     fn_plan *plan = b->plan;
     int slices = 0;
     for (int i = 0; i < plan->n_params; i++)
-        if (plan->params[i].trainable)
+        if (plan->params[i].trainable && (plan->flat || plan->params[i].users > 1))
             slices += (int)((plan->params[i].size + FN_FLAT_SLICE - 1) / FN_FLAT_SLICE);
     if (!slices || b->failed) return;
     open_phase(b);
@@ -254,23 +259,39 @@ static void flat_phase(builder *b, fn_pass_kind kind) {
     if (!b->failed) add_pass(b, kind, -1);
 }
 
+/* Ops whose turn it is hand over their gradients; how many turns there are. */
+static int update_jobs(builder *b, int turn) {
+    fn_plan *plan = b->plan;
+    int turns = 1;
+    for (int i = 0; i < plan->n_ops && !b->failed; i++) {
+        const fn_op *op = &plan->ops[i];
+        if (!(op->impl->update || op->lane) || !plan->buffers[op->out[0]].gradient || !op->slices)
+            continue;
+        bool trained = false;
+        for (int j = 0; j < op->n_params; j++)
+            trained |= plan->params[op->params[j]].trainable != 0;
+        if (!trained) continue;
+        if (op->turn >= turns) turns = op->turn + 1;
+        if (op->turn != turn) continue;
+        open_job(b, (fn_job){.slices = op->slices});
+        if (!b->failed) add_pass(b, FN_UPDATE, i);
+    }
+    return turns;
+}
+
 /* Parameter gradients, the sums of the minibatch, and the rows of the next one: nothing here waits
  * for anything else here. */
 static void update_phases(builder *b) {
     fn_plan *plan = b->plan;
     open_phase(b);
-    for (int i = 0; i < plan->n_ops && !b->failed; i++) {
-        const fn_op *op = &plan->ops[i];
-        if (!op->impl->update || !plan->buffers[op->out[0]].gradient || !op->slices) continue;
-        bool trained = false;
-        for (int j = 0; j < op->n_params; j++)
-            trained |= plan->params[op->params[j]].trainable != 0;
-        if (!trained) continue;
-        open_job(b, (fn_job){.slices = op->slices});
-        if (!b->failed) add_pass(b, FN_UPDATE, i);
-    }
+    const int turns = b->failed ? 0 : update_jobs(b, 0);
     if (!b->failed) source_job(b, 1);
     if (!b->failed) finish_job(b);
+    for (int turn = 1; turn < turns && !b->failed; turn++) {
+        open_phase(b);
+        if (!b->failed) update_jobs(b, turn);
+    }
+    if (plan->shared && plan->options.update == FN_UPDATE_FUSED) flat_phase(b, FN_FLAT_APPLY);
     if (plan->options.update == FN_UPDATE_FLAT) {
         flat_phase(b, FN_FLAT_NORM);
         flat_phase(b, FN_FLAT_APPLY);

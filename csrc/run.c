@@ -5,82 +5,6 @@
 #include "internal.h"
 #include "parallel.h"
 
-/* ---- work ---- */
-
-/* The rows of a buffer lie in the arena, one behind the other. */
-static void point_at_arena(fn_work *w, const fn_plan *plan, int buffer) {
-    const fn_buffer *b = &plan->buffers[buffer];
-    const size_t rows = (size_t)plan->options.max_rows;
-    for (size_t copy = 0; copy < (size_t)b->copies; copy++)
-        for (size_t r = 0; r < rows; r++)
-            w->rows[((size_t)buffer * 2 + copy) * rows + r] =
-                (const float *)(w->arena + b->offset + copy * b->copy_bytes) + r * (size_t)b->ld;
-}
-
-fn_work *fn_work_new(const fn_plan *plan, int max_threads) {
-    if (!plan->finished || max_threads < 1 || max_threads > FN_MAX_THREADS) return NULL;
-    fn_work *w = fn_alloc(sizeof *w);
-    if (!w) return NULL;
-    w->plan = plan;
-    w->max_threads = max_threads;
-    w->scratch_stride = plan->scratch + plan->local;
-    w->arena = fn_alloc(plan->arena_bytes);
-    w->scratch = fn_alloc(w->scratch_stride * (size_t)max_threads * sizeof(float));
-    w->state = fn_alloc((plan->state + 1) * sizeof(double));
-    w->norms = fn_alloc(plan->max_slices * sizeof(double));
-    w->rows =
-        fn_alloc((size_t)plan->n_buffers * 2 * (size_t)plan->options.max_rows * sizeof *w->rows);
-    w->in_place = fn_alloc((size_t)plan->n_buffers * sizeof *w->in_place);
-    if (!w->arena || !w->scratch || !w->state || !w->norms || !w->rows || !w->in_place) {
-        fn_work_free(w);
-        return NULL;
-    }
-    for (int i = 0; i < plan->n_buffers; i++) point_at_arena(w, plan, i);
-    return w;
-}
-
-void fn_work_free(fn_work *w) {
-    if (!w) return;
-    fn_free(w->arena);
-    fn_free(w->scratch);
-    fn_free(w->state);
-    fn_free(w->norms);
-    fn_free(w->rows);
-    fn_free(w->in_place);
-    fn_free(w);
-}
-
-void *fn_work_buffer(fn_work *work, const fn_plan *plan, int buffer, int gradient) {
-    if (buffer < 0 || buffer >= plan->n_buffers) return NULL;
-    const fn_buffer *b = &plan->buffers[buffer];
-    if (gradient) return b->gradient ? work->arena + b->gradient_offset : NULL;
-    if (work->in_place[buffer]) return NULL;
-    return work->arena + b->offset +
-           (b->copies == 2 ? (size_t)(work->resume_step & 1) * b->copy_bytes : 0);
-}
-
-static const fn_op *metric_op(const fn_plan *plan, int metric) {
-    const int kind = fn_table_find("op", "metric");
-    for (int i = 0; i < plan->n_ops; i++)
-        if (plan->ops[i].kind == kind && metric-- == 0) return &plan->ops[i];
-    return NULL;
-}
-
-const double *fn_work_metric(const fn_work *work, const fn_plan *plan, int metric, int *n) {
-    const fn_op *op = metric_op(plan, metric);
-    *n = op ? (int)op->state : 0;
-    return op ? work->state + op->state_offset : NULL;
-}
-
-const double *fn_work_loss(const fn_work *work, const fn_plan *plan, int index) {
-    if (index < 0 || index >= plan->n_losses) return NULL;
-    return fn_loss_sums(work, &plan->ops[plan->losses[index]]);
-}
-
-void fn_work_reset_metrics(fn_work *work, const fn_plan *plan) {
-    memset(work->state, 0, plan->state * sizeof(double));
-}
-
 /* ---- steps ---- */
 
 static fn_hyper hyper_of(const fn_call *call, bool kernel) {
@@ -218,7 +142,7 @@ static int next_phase(void *context) {
         int tiles = 0;
         for (int j = phase->first; j < phase->first + phase->count; j++) {
             const int rows = plan->jobs[j].ahead ? call->rows_ahead : call->rows;
-            if (rows || plan->jobs[j].slices) tiles += fn_job_tiles(&plan->jobs[j], rows);
+            if (rows || plan->jobs[j].slices) tiles += fn_job_tiles(plan, &plan->jobs[j], rows);
         }
         if (tiles) return tiles;
     }
@@ -226,67 +150,24 @@ static int next_phase(void *context) {
 
 /* ---- tiles ---- */
 
-/* Slice `index` of the flat parameters: where it lies and how long it is. */
-static const fn_param *flat_slice(const fn_plan *plan, int index, size_t *at, int64_t *n) {
-    for (int i = 0; i < plan->n_params; i++) {
-        const fn_param *p = &plan->params[i];
-        if (!p->trainable) continue;
-        const int slices = (int)((p->size + FN_FLAT_SLICE - 1) / FN_FLAT_SLICE);
-        if (index < slices) {
-            const size_t from = (size_t)index * FN_FLAT_SLICE;
-            *at = p->offset + from;
-            *n = (int64_t)(p->size - from < FN_FLAT_SLICE ? p->size - from : FN_FLAT_SLICE);
-            return p;
-        }
-        index -= slices;
-    }
-    return NULL;
-}
-
-static void apply_optimizer(const fn_call *call, const fn_param *p, size_t at, int64_t n,
-                            const float *g) {
-    fn_params *params = call->params;
-    call->optimizer->apply(&call->hyper[p->decay != 0], n, g, params->block[0] + at,
-                           params->block[1] ? params->block[1] + at : NULL,
-                           params->block[2] ? params->block[2] + at : NULL);
-}
-
-void fn_sink(const fn_call *call, int param, size_t at, int64_t n, const float *g) {
-    const fn_param *p = &call->plan->params[param];
-    if (!p->trainable) return;
-    if (call->plan->flat)
-        memcpy(call->params->block[3] + p->offset + at, g, (size_t)n * sizeof(float));
-    else
-        apply_optimizer(call, p, p->offset + at, n, g);
-}
-
-static void flat_pass(const fn_call *call, fn_pass_kind kind, int index) {
-    size_t at = 0;
-    int64_t n = 0;
-    const fn_param *p = flat_slice(call->plan, index, &at, &n);
-    const float *g = call->params->block[3] + at;
-    if (kind == FN_FLAT_APPLY) {
-        apply_optimizer(call, p, at, n, g);
-        return;
-    }
-    double sum = 0;
-    if (call->args->optimizer->global_clipnorm > 0)
-        for (int64_t i = 0; i < n; i++) sum += (double)g[i] * g[i];
-    call->work->norms[index] = sum;
-}
-
 static void run_pass(const fn_call *call, const fn_pass *pass, fn_tile tile) {
     if (pass->op < 0) {
-        flat_pass(call, pass->kind, tile.c0);
+        fn_flat_pass(call, pass->kind, tile.c0);
         return;
     }
     const fn_op *op = &call->plan->ops[pass->op];
     switch (pass->kind) {
     case FN_PREPARE: op->impl->prepare(call, op, tile); break;
     case FN_FORWARD: op->impl->forward(call, op, tile); break;
+    case FN_GRADIENT: op->impl->gradient(call, op, tile); break;
     case FN_BACKWARD: op->impl->backward(call, op, tile); break;
-    case FN_UPDATE: op->impl->update(call, op, tile); break;
-    case FN_FINISH: op->impl->finish(call, op); break;
+    case FN_UPDATE:
+        if (op->impl->gradient)
+            fn_update_lanes(call, op, tile.c0);
+        else
+            op->impl->update(call, op, tile);
+        break;
+    case FN_FINISH: op->impl->finish(call, op, tile); break;
     case FN_FLAT_NORM:
     case FN_FLAT_APPLY: break;
     }
@@ -313,15 +194,36 @@ static void place_in_grid(const fn_job *job, int index, int rows, fn_tile *tile)
     }
 }
 
-static fn_tile tile_of(const fn_job *job, int index, int rows) {
+static fn_tile tile_of(const fn_plan *plan, const fn_job *job, int index, int rows) {
     fn_tile tile = {.r1 = rows, .c1 = INT32_MAX, .ahead = job->ahead};
     if (job->slices) {
         tile.c0 = index;
         tile.c1 = index + 1;
+    } else if (job->lanes) {
+        tile.lane = index;
+        fn_lane_rows(plan, rows, index, &tile.r0, &tile.r1);
     } else {
         place_in_grid(job, index, rows, &tile);
     }
     return tile;
+}
+
+/* All passes of a job for a few rows of the tile, then for the next: they stay in cache. */
+static void run_blocks(const fn_call *call, const fn_job *job, fn_tile tile) {
+    const int begin = tile.r0, end = tile.r1;
+    if (job->lanes && begin == end) return;
+    int step = end - begin;
+    if (job->sub_block && step > job->sub_block) {
+        const int blocks = (step + job->sub_block - 1) / job->sub_block;
+        step = (step + blocks - 1) / blocks; /* as even as can be */
+    }
+    do {
+        tile.r1 = at_most(tile.r0 + step, end);
+        tile.first = tile.r0 == begin;
+        for (int i = job->first; i < job->first + job->count; i++)
+            run_pass(call, &call->plan->passes[i], tile);
+        tile.r0 = tile.r1;
+    } while (tile.r0 < end);
 }
 
 static void run_tile(void *context, int index, int thread) {
@@ -332,15 +234,14 @@ static void run_tile(void *context, int index, int thread) {
     int rows;
     for (;; job++) {
         rows = job->ahead ? call->rows_ahead : call->rows;
-        const int tiles = rows || job->slices ? fn_job_tiles(job, rows) : 0;
+        const int tiles = rows || job->slices ? fn_job_tiles(plan, job, rows) : 0;
         if (index < tiles) break;
         index -= tiles;
     }
-    fn_tile tile = tile_of(job, index, rows);
+    fn_tile tile = tile_of(plan, job, index, rows);
     tile.thread = thread;
     fn_thread_report(thread);
-    for (int i = job->first; i < job->first + job->count; i++)
-        run_pass(call, &plan->passes[i], tile);
+    run_blocks(call, job, tile);
 }
 
 /* ---- run ---- */
@@ -361,7 +262,7 @@ static void choose_in_place(const fn_call *call) {
                 if (plan->ops[j].in[k] == op->out[0])
                     possible &= (plan->ops[j].flags & FN_READS_ROWS) != 0;
         if (call->work->in_place[op->out[0]] && !possible)
-            point_at_arena(call->work, plan, op->out[0]);
+            fn_work_point(call->work, plan, op->out[0]);
         call->work->in_place[op->out[0]] = possible;
     }
 }
@@ -444,7 +345,7 @@ fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn
         return FN_EINVAL;
     if (train && plan->options.update != FN_UPDATE_NONE && !args->optimizer) return FN_EINVAL;
     if (train && args->optimizer && !args->rates) return FN_EINVAL;
-    if (plan->flat && train && !params->block[3]) return FN_EINVAL;
+    if ((plan->flat || plan->shared) && train && !params->block[3]) return FN_EINVAL;
     if (train && plan->options.update == FN_UPDATE_FUSED && args->optimizer->global_clipnorm > 0)
         return FN_EINVAL; /* the norm needs all gradients first */
     const uint64_t start = fn_now_ns();

@@ -12,9 +12,10 @@ FN_INLINE int merge_end(const fn_call *call, const fn_op *op, fn_tile tile) {
 }
 
 /* The gradient row of input j, or NULL if nobody wants it. */
-FN_INLINE float *merge_gradient(const fn_call *call, const fn_op *op, int j, int row) {
+FN_INLINE float *merge_gradient(const fn_call *call, const fn_op *op, fn_tile tile, int j,
+                                int row) {
     const bool wanted = call->plan->buffers[op->in[j]].gradient;
-    return wanted ? fn_gradient_row(call, op->in[j], row) : NULL;
+    return wanted ? fn_gradient_row(call, tile, op->in[j], row) : NULL;
 }
 
 FN_INLINE const char *merge_check(fn_plan *plan, fn_op *op) {

@@ -39,8 +39,8 @@ static const function functions[] = {
 static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const function *f = &functions[(int)op->attr[FUNCTION]];
     const int64_t ldx = fn_ld(call, op->in[0]), ldy = fn_ld(call, op->out[0]);
-    const float *x = fn_row(call, op->in[0], tile.r0) + tile.c0;
-    float *y = fn_row(call, op->out[0], tile.r0) + tile.c0;
+    const float *x = fn_row(call, tile, op->in[0], tile.r0) + tile.c0;
+    float *y = fn_row(call, tile, op->out[0], tile.r0) + tile.c0;
     const int rows = tile.r1 - tile.r0, n = tile_end(tile, ldy) - tile.c0;
     if (n == ldy && ldx == ldy) {
         f->forward((int64_t)rows * ldy, x, y);
@@ -53,9 +53,9 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const function *f = &functions[(int)op->attr[FUNCTION]];
     const int64_t ld = call->plan->buffers[op->out[0]].ld;
     const float *xy =
-        fn_row(call, f->uses == FN_FROM_OUTPUT ? op->out[0] : op->in[0], tile.r0) + tile.c0;
-    const float *dy = fn_gradient_row(call, op->out[0], tile.r0) + tile.c0;
-    float *dx = fn_gradient_row(call, op->in[0], tile.r0) + tile.c0;
+        fn_row(call, tile, f->uses == FN_FROM_OUTPUT ? op->out[0] : op->in[0], tile.r0) + tile.c0;
+    const float *dy = fn_gradient_row(call, tile, op->out[0], tile.r0) + tile.c0;
+    float *dx = fn_gradient_row(call, tile, op->in[0], tile.r0) + tile.c0;
     const int rows = tile.r1 - tile.r0, n = tile_end(tile, ld) - tile.c0;
     if (n == ld) {
         f->backward((int64_t)rows * ld, xy, dy, dx);

@@ -5,8 +5,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int end = merge_end(call, op, tile);
     for (int r = tile.r0; r < tile.r1; r++) {
         const float *x[FN_MAX_INPUTS];
-        for (int j = 0; j < op->n_in; j++) x[j] = fn_row(call, op->in[j], r);
-        float *y = fn_row(call, op->out[0], r);
+        for (int j = 0; j < op->n_in; j++) x[j] = fn_row(call, tile, op->in[j], r);
+        float *y = fn_row(call, tile, op->out[0], r);
         for (int c = tile.c0; c < end; c += LANES) {
             vf sum = v_load(x[0] + c);
             for (int j = 1; j < op->n_in; j++) sum += v_load(x[j] + c);
@@ -18,9 +18,9 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int end = merge_end(call, op, tile);
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *dy = fn_gradient_row(call, op->out[0], r);
+        const float *dy = fn_gradient_row(call, tile, op->out[0], r);
         for (int j = op->n_in - 1; j >= 0; j--) {
-            float *dx = merge_gradient(call, op, j, r);
+            float *dx = merge_gradient(call, op, tile, j, r);
             if (dx && dx != dy)
                 memcpy(dx + tile.c0, dy + tile.c0, (size_t)(end - tile.c0) * sizeof(float));
         }

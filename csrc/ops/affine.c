@@ -196,8 +196,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const sizes s = sizes_of(call->plan, op);
     for (int r = tile.r0; r < tile.r1; r++) {
         const map m = draw(call, op, s, r);
-        const float *x = fn_row(call, op->in[0], r);
-        float *y = fn_row(call, op->out[0], r);
+        const float *x = fn_row(call, tile, op->in[0], r);
+        float *y = fn_row(call, tile, op->out[0], r);
         if (m.whole) {
             move(&m, s, x, y, false);
             continue;
@@ -211,8 +211,8 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const sizes s = sizes_of(call->plan, op);
     for (int r = tile.r0; r < tile.r1; r++) {
         const map m = draw(call, op, s, r);
-        const float *dy = fn_gradient_row(call, op->out[0], r);
-        float *dx = fn_gradient_row(call, op->in[0], r);
+        const float *dy = fn_gradient_row(call, tile, op->out[0], r);
+        float *dx = fn_gradient_row(call, tile, op->in[0], r);
         memset(dx, 0, (size_t)(s.height * s.width * s.channels) * sizeof *dx);
         if (m.whole) {
             move(&m, s, dy, dx, true);

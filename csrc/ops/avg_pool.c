@@ -75,8 +75,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int c = p.in.c;
     const int64_t line = (int64_t)p.in.w * c;
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *x = fn_row(call, op->in[0], r);
-        float *y = fn_row(call, op->out[0], r);
+        const float *x = fn_row(call, tile, op->in[0], r);
+        float *y = fn_row(call, tile, op->out[0], r);
         for (int i = 0; i < p.out.h; i++) {
             if (p.halves && use->halve) {
                 use->halve(p.out.w, c, x + 2 * i * line, x + (2 * i + 1) * line, y);
@@ -111,8 +111,8 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const bool whole = p.out.h == 1 && p.out.w == 1 && p.pool_h - p.top >= p.in.h &&
                        p.pool_w - p.left >= p.in.w; /* one window, all of the image */
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *dy = fn_gradient_row(call, op->out[0], r);
-        float *dx = fn_gradient_row(call, op->in[0], r);
+        const float *dy = fn_gradient_row(call, tile, op->out[0], r);
+        float *dx = fn_gradient_row(call, tile, op->in[0], r);
         if (p.halves && use->halve_back) {
             halve_image_back(&p, use, dy, dx);
             continue;

@@ -12,9 +12,9 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const size_t outer = (size_t)op->attr[OUTER];
     const size_t step = (size_t)call->plan->buffers[op->out[0]].cols / outer;
     for (int r = tile.r0; r < tile.r1; r++) {
-        float *y = fn_row(call, op->out[0], r);
+        float *y = fn_row(call, tile, op->out[0], r);
         for (int j = 0; j < op->n_in; j++) {
-            const float *x = fn_row(call, op->in[j], r);
+            const float *x = fn_row(call, tile, op->in[j], r);
             const size_t n = piece(call, op, j);
             for (size_t o = 0; o < outer; o++) memcpy(y + o * step, x + o * n, n * sizeof(float));
             y += n;
@@ -26,11 +26,11 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const size_t outer = (size_t)op->attr[OUTER];
     const size_t step = (size_t)call->plan->buffers[op->out[0]].cols / outer;
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *dy = fn_gradient_row(call, op->out[0], r);
+        const float *dy = fn_gradient_row(call, tile, op->out[0], r);
         for (int j = 0; j < op->n_in; j++) {
             const size_t n = piece(call, op, j);
             if (call->plan->buffers[op->in[j]].gradient) {
-                float *dx = fn_gradient_row(call, op->in[j], r);
+                float *dx = fn_gradient_row(call, tile, op->in[j], r);
                 for (size_t o = 0; o < outer; o++)
                     memcpy(dx + o * n, dy + o * step, n * sizeof(float));
             }

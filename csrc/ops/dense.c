@@ -48,7 +48,7 @@ static const int32_t *nonzero_of_one(const fn_call *call, const fn_op *op, fn_ti
  * infinite. */
 static void forward_batch_of_one(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
                                  int64_t c1, const float *bias) {
-    const float *x = fn_rows(call, op->in[0], 0)[tile.r0];
+    const float *x = fn_rows(call, tile, op->in[0])[0];
     const int32_t *where = NULL;
     int64_t count = d_in;
     if (!atomic_load_explicit(&call->params->risky, memory_order_relaxed))
@@ -56,17 +56,17 @@ static void forward_batch_of_one(const fn_call *call, const fn_op *op, fn_tile t
     if (coasting(call, op))
         coast(call, op, tile.c0, c1, count, where, call->step, last_steps(call, op));
     forward_one(d_in, call->plan->buffers[op->out[0]].cols, tile.c0, c1, count, where, x,
-                fn_weights(call, op, 0), bias, fn_row(call, op->out[0], tile.r0));
+                fn_weights(call, op, 0), bias, fn_row(call, tile, op->out[0], tile.r0));
 }
 
 static void forward_sgemm(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
                           int64_t units, const float *bias) {
     const int64_t ldy = fn_ld(call, op->out[0]), rows = tile.r1 - tile.r0;
-    float *y = fn_row(call, op->out[0], tile.r0);
+    float *y = fn_row(call, tile, op->out[0], tile.r0);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t c = 0; c < units; c++) y[i * ldy + c] = bias ? bias[c] : 0;
     const float *copy = (const float *)(call->work->arena + op->copy_offset);
-    fn_sgemm(false, false, rows, units, d_in, fn_row(call, op->in[0], tile.r0),
+    fn_sgemm(false, false, rows, units, d_in, fn_row(call, tile, op->in[0], tile.r0),
              fn_ld(call, op->in[0]), copy, ldy, 1, y, ldy);
 }
 
@@ -89,8 +89,8 @@ enum { PAYS = 3 }; /* panels of a tile from which on looking for zeros pays */
 static void forward_tiles(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
                           int64_t c1, const float *bias) {
     const int64_t ldy = fn_ld(call, op->out[0]), units = call->plan->buffers[op->out[0]].cols;
-    const float *const *x = fn_rows(call, op->in[0], 0) + tile.r0, *w = fn_weights(call, op, 0);
-    float *y = fn_row(call, op->out[0], tile.r0);
+    const float *const *x = fn_rows(call, tile, op->in[0]), *w = fn_weights(call, op, 0);
+    float *y = fn_row(call, tile, op->out[0], tile.r0);
     const int rows = tile.r1 - tile.r0, tiles = (rows + ROWS - 1) / ROWS;
     const int least = rows / tiles, larger = rows - least * tiles;
     const bool look = op->sparse && c1 - tile.c0 >= PAYS * PANEL &&
@@ -114,8 +114,9 @@ static void forward_tiles(const fn_call *call, const fn_op *op, fn_tile tile, in
 static void check_rows(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in) {
     const fn_op *input = &call->plan->ops[call->plan->buffers[op->in[0]].producer];
     for (int r = tile.r0; r < tile.r1; r++)
-        if (v_any(v_nonfinite(v_load(fn_row(call, op->out[0], r)))))
-            report_bad_input(call, input, call->first + r, d_in, fn_rows(call, op->in[0], 0)[r]);
+        if (v_any(v_nonfinite(v_load(fn_row(call, tile, op->out[0], r)))))
+            report_bad_input(call, input, call->first + r, d_in,
+                             fn_rows(call, tile, op->in[0])[r - tile.r0]);
 }
 
 static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
@@ -160,23 +161,23 @@ static void backward_narrow(const fn_call *call, const fn_op *op, fn_tile tile, 
     const float *t = transposed(call, op, tile, d_in, units, ldx);
     int r = tile.r0;
     for (; r + ROWS <= tile.r1; r += ROWS)
-        narrow_rows(ROWS, units, t, ldx, fn_gradient_row(call, op->out[0], r), ldy,
-                    fn_gradient_row(call, op->in[0], r), ldx);
+        narrow_rows(ROWS, units, t, ldx, fn_gradient_row(call, tile, op->out[0], r), ldy,
+                    fn_gradient_row(call, tile, op->in[0], r), ldx);
     for (; r + 2 <= tile.r1; r += 2)
-        narrow_rows(2, units, t, ldx, fn_gradient_row(call, op->out[0], r), ldy,
-                    fn_gradient_row(call, op->in[0], r), ldx);
+        narrow_rows(2, units, t, ldx, fn_gradient_row(call, tile, op->out[0], r), ldy,
+                    fn_gradient_row(call, tile, op->in[0], r), ldx);
     if (r < tile.r1)
-        narrow_rows(1, units, t, ldx, fn_gradient_row(call, op->out[0], r), ldy,
-                    fn_gradient_row(call, op->in[0], r), ldx);
+        narrow_rows(1, units, t, ldx, fn_gradient_row(call, tile, op->out[0], r), ldy,
+                    fn_gradient_row(call, tile, op->in[0], r), ldx);
 }
 
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t d_in = call->plan->buffers[op->in[0]].cols,
                   units = call->plan->buffers[op->out[0]].cols;
     const int64_t ldx = call->plan->buffers[op->in[0]].ld, ldy = call->plan->buffers[op->out[0]].ld;
-    const float *dy = fn_gradient_row(call, op->out[0], tile.r0),
+    const float *dy = fn_gradient_row(call, tile, op->out[0], tile.r0),
                 *weights = fn_weights(call, op, 0);
-    float *dx = fn_gradient_row(call, op->in[0], tile.r0);
+    float *dx = fn_gradient_row(call, tile, op->in[0], tile.r0);
     const int rows = tile.r1 - tile.r0;
     const int64_t end = tile.c1 < d_in ? tile.c1 : d_in;
     if (op->sgemm) {
@@ -222,7 +223,13 @@ static void bias_gradient(int width, int64_t rows, const float *dy, int64_t ldy,
     }
 }
 
-static void update_sgemm(const fn_call *call, const fn_op *op, int64_t k0, int n, float *g) {
+/* Gradients of W may go past fn_sink: nobody else adds to them or wants to see them. */
+static bool straight(const fn_call *call, const fn_op *op) {
+    return !call->plan->flat && call->plan->params[op->params[0]].users == 1;
+}
+
+static void update_sgemm(const fn_call *call, const fn_op *op, fn_tile tile, int64_t k0, int n,
+                         float *g) {
     const int64_t units = call->plan->buffers[op->out[0]].cols,
                   d_in = call->plan->buffers[op->in[0]].cols;
     const int64_t ldx = fn_ld(call, op->in[0]), ldy = call->plan->buffers[op->out[0]].ld;
@@ -232,8 +239,8 @@ static void update_sgemm(const fn_call *call, const fn_op *op, int64_t k0, int n
                   r1 = r0 + part < call->rows ? r0 + part : call->rows;
         float *product = g + (int64_t)l * n * ldy;
         if (r1 > r0)
-            fn_sgemm(true, false, n, units, r1 - r0, fn_row(call, op->in[0], r0) + k0, ldx,
-                     fn_gradient_row(call, op->out[0], r0), ldy, 0, product, ldy);
+            fn_sgemm(true, false, n, units, r1 - r0, fn_row(call, tile, op->in[0], r0) + k0, ldx,
+                     fn_gradient_row(call, tile, op->out[0], r0), ldy, 0, product, ldy);
         else
             memset(product, 0, (size_t)(n * ldy) * sizeof(float));
     }
@@ -244,7 +251,7 @@ static void update_sgemm(const fn_call *call, const fn_op *op, int64_t k0, int n
         for (int k = 0; k < n; k++)
             for (int j = 0; j < width; j++)
                 panel[k * width + j] = c + j < units ? g[k * ldy + c + j] : 0;
-        fn_sink(call, op->params[0], (size_t)(c * d_in + k0 * width), (int64_t)n * width, panel);
+        fn_sink(call, op, 0, (size_t)(c * d_in + k0 * width), (int64_t)n * width, panel);
     }
 }
 
@@ -266,17 +273,18 @@ static void slice_of(int64_t units, int chunks, int index, int *panel, int *chun
     *chunk = rest / size;
 }
 
-static void update_bias(const fn_call *call, const fn_op *op, int64_t c, int width, float *g) {
+static void update_bias(const fn_call *call, const fn_op *op, fn_tile tile, int64_t c, int width,
+                        float *g) {
     const int64_t ldy = call->plan->buffers[op->out[0]].ld;
     const int lanes = call->plan->options.lanes, part = (call->rows + lanes - 1) / lanes;
     for (int l = 0; l < lanes; l++) {
         const int r0 = l * part < call->rows ? l * part : call->rows,
                   r1 = r0 + part < call->rows ? r0 + part : call->rows;
-        bias_gradient(width, r1 - r0, fn_gradient_row(call, op->out[0], r0) + c, ldy,
+        bias_gradient(width, r1 - r0, fn_gradient_row(call, tile, op->out[0], r0) + c, ldy,
                       g + l * width);
     }
     add_lanes(lanes, width, g);
-    fn_sink(call, op->params[1], (size_t)c, width, g);
+    fn_sink(call, op, 1, (size_t)c, width, g);
 }
 
 /* The rows of a source by columns, in the op's own memory: see zeros.h. */
@@ -286,8 +294,8 @@ static column_rows kept_rows(const fn_call *call, const fn_op *op, int64_t d_in)
 }
 
 /* dW of a chunk of a panel over rows [r0, r1) of the batch. */
-static void slice_gradient(const fn_call *call, const fn_op *op, int64_t c, int k0, int n, int r0,
-                           int r1, float *g) {
+static void slice_gradient(const fn_call *call, const fn_op *op, fn_tile tile, int64_t c, int k0,
+                           int n, int r0, int r1, float *g) {
     const int64_t d_in = call->plan->buffers[op->in[0]].cols,
                   units = call->plan->buffers[op->out[0]].cols;
     const int64_t ldy = call->plan->buffers[op->out[0]].ld;
@@ -295,15 +303,15 @@ static void slice_gradient(const fn_call *call, const fn_op *op, int64_t c, int 
     if (op->sparse && op->copy_bytes) {
         const column_rows kept = kept_rows(call, op, d_in);
         const int64_t t0 = k0 / ROWS, t1 = (k0 + n + ROWS - 1) / ROWS;
-        const float *dy = fn_gradient_row(call, op->out[0], 0) + c;
+        const float *dy = fn_gradient_row(call, tile, op->out[0], 0) + c;
         if (wide)
             kept_chunk(2, &kept, t0, t1, r0, r1, dy, ldy, g);
         else
             kept_chunk(1, &kept, t0, t1, r0, r1, dy, ldy, g);
         return;
     }
-    const float *const *x = fn_rows(call, op->in[0], 0) + r0;
-    const float *dy = fn_gradient_row(call, op->out[0], r0) + c;
+    const float *const *x = fn_rows(call, tile, op->in[0]) + r0;
+    const float *dy = fn_gradient_row(call, tile, op->out[0], r0) + c;
     if (wide)
         gradient_chunk(2, k0, n, r1 - r0, x, dy, ldy, g);
     else
@@ -311,7 +319,8 @@ static void slice_gradient(const fn_call *call, const fn_op *op, int64_t c, int 
 }
 
 /* The gradient of rows [k0, k0 + n) of a panel, lane by lane, handed on. */
-static void update_slice(const fn_call *call, const fn_op *op, int64_t c, int k0, int n, float *g) {
+static void update_slice(const fn_call *call, const fn_op *op, fn_tile tile, int64_t c, int k0,
+                         int n, float *g) {
     const int64_t d_in = call->plan->buffers[op->in[0]].cols,
                   units = call->plan->buffers[op->out[0]].cols;
     const int lanes = call->plan->options.lanes, part = (call->rows + lanes - 1) / lanes;
@@ -319,10 +328,10 @@ static void update_slice(const fn_call *call, const fn_op *op, int64_t c, int k0
     for (int l = 0; l < lanes; l++) {
         const int r0 = l * part < call->rows ? l * part : call->rows,
                   r1 = r0 + part < call->rows ? r0 + part : call->rows;
-        slice_gradient(call, op, c, k0, n, r0, r1, g + (int64_t)l * n * width);
+        slice_gradient(call, op, tile, c, k0, n, r0, r1, g + (int64_t)l * n * width);
     }
     add_lanes(lanes, (int64_t)n * width, g);
-    fn_sink(call, op->params[0], (size_t)(c * d_in + (int64_t)k0 * width), (int64_t)n * width, g);
+    fn_sink(call, op, 0, (size_t)(c * d_in + (int64_t)k0 * width), (int64_t)n * width, g);
 }
 
 /* A batch that is always one row: a block of panels, straight into the weights. Rows of zero input
@@ -332,17 +341,18 @@ static void update_of_one(const fn_call *call, const fn_op *op, fn_tile tile) {
                   units = call->plan->buffers[op->out[0]].cols;
     const int64_t c0 = (int64_t)tile.c0 * BLOCK_OF_ONE,
                   c1 = units - c0 < BLOCK_OF_ONE ? units : c0 + BLOCK_OF_ONE;
-    const float *x = fn_rows(call, op->in[0], 0)[0], *dy = fn_gradient_row(call, op->out[0], 0);
+    const float *x = fn_rows(call, tile, op->in[0])[0],
+                *dy = fn_gradient_row(call, tile, op->out[0], 0);
     const bool later = coasting(call, op),
                fused =
-                   !call->plan->flat && all_finite((c1 - c0 + LANES - 1) / LANES * LANES, dy + c0);
+                   straight(call, op) && all_finite((c1 - c0 + LANES - 1) / LANES * LANES, dy + c0);
     const fn_param *kernel = &call->plan->params[op->params[0]];
     const bool idle = fused && call->optimizer->idle && call->hyper[kernel->decay != 0].plain;
     const int32_t *where = NULL;
     int64_t count = d_in;
     if (op->n_params > 1)
         for (int64_t c = c0; c < c1; c += PANEL)
-            update_bias(call, op, c, fn_panel_width(units, c, LANES), fn_scratch(call, tile));
+            update_bias(call, op, tile, c, fn_panel_width(units, c, LANES), fn_scratch(call, tile));
     if (!kernel->trainable) return;
     if (fused && (later || idle)) where = nonzero_of_one(call, op, tile, x, d_in, &count);
     if (later) {
@@ -357,7 +367,7 @@ static void update_of_one(const fn_call *call, const fn_op *op, fn_tile tile) {
     for (int64_t c = c0; c < c1; c += PANEL)
         for (int i = 0; i < chunks; i++) {
             const int k0 = chunk_start(d_in, chunks, i);
-            update_slice(call, op, c, k0, chunk_start(d_in, chunks, i + 1) - k0,
+            update_slice(call, op, tile, c, k0, chunk_start(d_in, chunks, i + 1) - k0,
                          fn_scratch(call, tile));
         }
 }
@@ -377,15 +387,16 @@ static void update(const fn_call *call, const fn_op *op, fn_tile tile) {
     float *g = fn_scratch(call, tile);
     if (op->n_params > 1 && index == 0)
         for (int64_t j = c; j < (op->sgemm ? units : c + 1); j += PANEL)
-            update_bias(call, op, j, fn_panel_width(units, j, LANES), g);
-    const float *dy = fn_gradient_row(call, op->out[0], 0);
+            update_bias(call, op, tile, j, fn_panel_width(units, j, LANES), g);
+    const float *dy = fn_gradient_row(call, tile, op->out[0], 0);
     if (op->sgemm)
-        update_sgemm(call, op, k0, n, g);
-    else if (call->rows == 1 && !call->plan->flat && call->plan->params[op->params[0]].trainable &&
+        update_sgemm(call, op, tile, k0, n, g);
+    else if (call->rows == 1 && straight(call, op) && call->plan->params[op->params[0]].trainable &&
              all_finite(width, dy + c))
-        update_rank1(call, op, c, c + width, k0, n, NULL, fn_rows(call, op->in[0], 0)[0] + k0, dy);
+        update_rank1(call, op, c, c + width, k0, n, NULL, fn_rows(call, tile, op->in[0])[0] + k0,
+                     dy);
     else
-        update_slice(call, op, c, k0, n, g);
+        update_slice(call, op, tile, c, k0, n, g);
 }
 
 /* No row of W is behind when a call begins, and none when it ends. */
@@ -429,7 +440,7 @@ static void prepare(const fn_call *call, const fn_op *op, fn_tile tile) {
     }
     const column_rows kept = kept_rows(call, op, d_in);
     keep_columns(&kept, k0 / ROWS, (k1 + ROWS - 1) / ROWS, d_in, call->rows,
-                 fn_rows(call, op->in[0], 0));
+                 fn_rows(call, tile, op->in[0]));
 }
 
 static const char *check(fn_plan *plan, fn_op *op) {
@@ -453,7 +464,8 @@ static const char *check(fn_plan *plan, fn_op *op) {
     const bool one = plan->options.max_rows == 1 && !op->sgemm;
     if (one) op->slices = (int)((out->cols + BLOCK_OF_ONE - 1) / BLOCK_OF_ONE);
     if (one) op->local = (size_t)in->cols + 2 * FN_PAD;
-    op->coasts = one && op->wide && plan->options.update == FN_UPDATE_FUSED && w->trainable;
+    op->coasts =
+        one && op->wide && plan->options.update == FN_UPDATE_FUSED && w->trainable && w->users == 1;
     if (op->coasts)
         op->copy_bytes = (size_t)((out->cols + PANEL - 1) / PANEL * in->cols) * sizeof(int32_t);
     if (op->scratch < (size_t)in->cols + FN_PAD) op->scratch = (size_t)in->cols + FN_PAD;

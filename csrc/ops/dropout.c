@@ -31,8 +31,9 @@ static void apply(const fn_call *call, const fn_op *op, fn_tile tile, bool gradi
     const int64_t ld = call->plan->buffers[op->out[0]].ld;
     const int from = gradient ? op->out[0] : op->in[0], to = gradient ? op->in[0] : op->out[0];
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *x = gradient ? fn_gradient_row(call, from, r) : fn_row(call, from, r);
-        float *y = gradient ? fn_gradient_row(call, to, r) : fn_row(call, to, r);
+        const float *x =
+            gradient ? fn_gradient_row(call, tile, from, r) : fn_row(call, tile, from, r);
+        float *y = gradient ? fn_gradient_row(call, tile, to, r) : fn_row(call, tile, to, r);
         const int64_t end = tile_end(tile, ld);
         for (int64_t c = tile.c0 / BLOCK * BLOCK; c < end; c += BLOCK) {
             uint32_t words[BLOCK];

@@ -62,8 +62,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const fn_buffer *b = &call->plan->buffers[op->out[0]];
     const int64_t end = tile.c1 < b->cols ? tile.c1 : b->cols;
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *x = fn_row(call, op->in[0], r);
-        float *y = fn_row(call, op->out[0], r);
+        const float *x = fn_row(call, tile, op->in[0], r);
+        float *y = fn_row(call, tile, op->out[0], r);
         if (x != y) memcpy(y + tile.c0, x + tile.c0, (size_t)(end - tile.c0) * sizeof *y);
         const box here = draw(call, op, r);
         for (int64_t i = here.i0; i < here.i1; i++) {
@@ -81,8 +81,8 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const fn_buffer *b = &call->plan->buffers[op->out[0]];
     const int64_t end = tile.c1 < b->cols ? tile.c1 : b->cols;
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *dy = fn_gradient_row(call, op->out[0], r);
-        float *dx = fn_gradient_row(call, op->in[0], r);
+        const float *dy = fn_gradient_row(call, tile, op->out[0], r);
+        float *dx = fn_gradient_row(call, tile, op->in[0], r);
         if (dx != dy) memcpy(dx + tile.c0, dy + tile.c0, (size_t)(end - tile.c0) * sizeof *dx);
         const box here = draw(call, op, r);
         for (int64_t i = here.i0; i < here.i1; i++) {

@@ -9,8 +9,8 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int end = merge_end(call, op, tile);
     for (int r = tile.r0; r < tile.r1; r++) {
         const float *dy[FN_MAX_INPUTS];
-        for (int j = 0; j < op->n_out; j++) dy[j] = fn_gradient_row(call, op->out[j], r);
-        float *dx = fn_gradient_row(call, op->in[0], r);
+        for (int j = 0; j < op->n_out; j++) dy[j] = fn_gradient_row(call, tile, op->out[j], r);
+        float *dx = fn_gradient_row(call, tile, op->in[0], r);
         for (int c = tile.c0; c < end; c += LANES) {
             vf sum = v_load(dy[0] + c);
             for (int j = 1; j < op->n_out; j++) sum += v_load(dy[j] + c);

@@ -54,7 +54,7 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     for (int r = tile.r0; r < tile.r1; r++) {
         const int64_t place = first + r, row = args->order ? args->order[place] : place;
         const char *data = (const char *)source->data + (size_t)row * source->row_bytes;
-        char *out = fn_row_bytes(call, op->out[0], r, tile.ahead, sizeof(float));
+        char *out = fn_row_bytes(call, tile, op->out[0], r);
         if (b->dtype == FN_I32) {
             convert_i32(data, source->dtype, b->cols, (int32_t *)out);
             continue;
@@ -62,7 +62,7 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
         float *y = (float *)out;
         if (call->work
                 ->in_place[op->out[0]]) { /* whoever reads them first checks them: bad_input.h */
-            fn_rows(call, op->out[0], tile.ahead)[r] = (const float *)data;
+            fn_rows(call, tile, op->out[0])[r - tile.r0] = (const float *)data;
             continue;
         }
         convert_f32(data, source->dtype, b->cols, y);

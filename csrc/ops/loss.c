@@ -128,26 +128,26 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const double *sums = fn_loss_sums(call->work, op);
     const frame f = {call, op, n, (float)sums[FN_LOSS_INVERSE], fn_scratch(call, tile)};
     for (int r = tile.r0; r < tile.r1; r++) {
-        float *p = fn_row(call, op->in[0], r), total = 0;
-        float *dp = b->gradient ? fn_gradient_row(call, op->in[0], r) : NULL;
-        const void *target = fn_row(call, op->in[1], r);
-        const float *weights = op->n_in > 2 ? fn_row(call, op->in[2], r) : NULL;
+        float *p = fn_row(call, tile, op->in[0], r), total = 0;
+        float *dp = b->gradient ? fn_gradient_row(call, tile, op->in[0], r) : NULL;
+        const void *target = fn_row(call, tile, op->in[1], r);
+        const float *weights = op->n_in > 2 ? fn_row(call, tile, op->in[2], r) : NULL;
         const bool each =
             weights && call->plan->buffers[op->in[2]].cols > 1; /* a weight for each group */
         for (int64_t g = 0; g < groups; g++) {
             const float w = each ? weights[g] : (weights ? weights[0] : 1) / (float)groups;
             total += group_loss(&f, p + g * n, target, classes, g, w, dp ? dp + g * n : NULL);
         }
-        *fn_row(call, op->out[0], r) = total;
+        *fn_row(call, tile, op->out[0], r) = total;
         if (total - total != 0)
             atomic_store_explicit(&((fn_call *)call)->diverged, true, memory_order_relaxed);
     }
 }
 
 /* Sums over the minibatch, in order; the mean of the last one is for progress bars. */
-static void finish(const fn_call *call, const fn_op *op) {
+static void finish(const fn_call *call, const fn_op *op, fn_tile tile) {
     double sum = 0;
-    for (int r = 0; r < call->rows; r++) sum += *fn_row(call, op->out[0], r);
+    for (int r = 0; r < call->rows; r++) sum += *fn_row(call, tile, op->out[0], r);
     double *sums = fn_loss_sums(call->work, op);
     sums[FN_LOSS_SUM_OF_LOSSES] += sum;
     sums[FN_LOSS_SUM_OF_WEIGHTS] += sums[FN_LOSS_WEIGHT];

@@ -98,7 +98,7 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const windows p = windows_of(call->plan, op);
     const kernels *use = kernels_for(p.in.c);
     for (int r = tile.r0; r < tile.r1; r++)
-        pool_image(&p, use, fn_row(call, op->in[0], r), fn_row(call, op->out[0], r),
+        pool_image(&p, use, fn_row(call, tile, op->in[0], r), fn_row(call, tile, op->out[0], r),
                    fn_scratch(call, tile));
 }
 
@@ -121,8 +121,9 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const kernels *use = kernels_for(p.in.c);
     const int c = p.in.c;
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *x = fn_row(call, op->in[0], r), *dy = fn_gradient_row(call, op->out[0], r);
-        float *dx = fn_gradient_row(call, op->in[0], r);
+        const float *x = fn_row(call, tile, op->in[0], r),
+                    *dy = fn_gradient_row(call, tile, op->out[0], r);
+        float *dx = fn_gradient_row(call, tile, op->in[0], r);
         if (p.halves && use->halve_back) {
             halve_image_back(&p, use, x, dy, dx);
             continue;

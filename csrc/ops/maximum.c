@@ -6,8 +6,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int end = merge_end(call, op, tile);
     for (int r = tile.r0; r < tile.r1; r++) {
         const float *x[FN_MAX_INPUTS];
-        for (int j = 0; j < op->n_in; j++) x[j] = fn_row(call, op->in[j], r);
-        float *y = fn_row(call, op->out[0], r);
+        for (int j = 0; j < op->n_in; j++) x[j] = fn_row(call, tile, op->in[j], r);
+        float *y = fn_row(call, tile, op->out[0], r);
         for (int c = tile.c0; c < end; c += LANES) {
             vf most = v_load(x[0] + c);
             for (int j = 1; j < op->n_in; j++) {
@@ -23,13 +23,13 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int end = merge_end(call, op, tile);
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *y = fn_row(call, op->out[0], r), *x[FN_MAX_INPUTS];
+        const float *y = fn_row(call, tile, op->out[0], r), *x[FN_MAX_INPUTS];
         float *dx[FN_MAX_INPUTS];
         for (int j = 0; j < op->n_in; j++) {
-            x[j] = fn_row(call, op->in[j], r);
-            dx[j] = merge_gradient(call, op, j, r);
+            x[j] = fn_row(call, tile, op->in[j], r);
+            dx[j] = merge_gradient(call, op, tile, j, r);
         }
-        const float *dy = fn_gradient_row(call, op->out[0], r);
+        const float *dy = fn_gradient_row(call, tile, op->out[0], r);
         for (int c = tile.c0; c < end; c += LANES) {
             const vf g = v_load(dy + c), most = v_load(y + c);
             vi left = most == most;

@@ -93,13 +93,13 @@ static void (*const functions[])(const group *g) = {
 #undef FN_METRIC
 };
 
-static void finish(const fn_call *call, const fn_op *op) {
+static void finish(const fn_call *call, const fn_op *op, fn_tile tile) {
     const fn_buffer *b = &call->plan->buffers[op->in[0]], *target = &call->plan->buffers[op->in[1]];
     const int64_t n = b->rank ? b->shape[b->rank - 1] : 1, groups = b->cols / n;
     group g = {.op = op, .n = n, .weight = 1, .sums = call->work->state + op->state_offset};
     for (int r = 0; r < call->rows; r++) {
-        const float *p = fn_row(call, op->in[0], r), *t = fn_row(call, op->in[1], r);
-        const float *weights = op->n_in > 2 ? fn_row(call, op->in[2], r) : NULL;
+        const float *p = fn_row(call, tile, op->in[0], r), *t = fn_row(call, tile, op->in[1], r);
+        const float *weights = op->n_in > 2 ? fn_row(call, tile, op->in[2], r) : NULL;
         for (int64_t i = 0; i < groups; i++) {
             g.p = p + i * n;
             g.t = target->dtype == FN_F32 ? t + i * n : NULL;

@@ -7,8 +7,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const float stddev = (float)op->attr[STDDEV];
     const int64_t end = tile_end(tile, fn_ld(call, op->out[0]));
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *x = fn_row(call, op->in[0], r);
-        float *y = fn_row(call, op->out[0], r);
+        const float *x = fn_row(call, tile, op->in[0], r);
+        float *y = fn_row(call, tile, op->out[0], r);
         for (int64_t c = tile.c0 / DRAW_BLOCK * DRAW_BLOCK; c < end; c += DRAW_BLOCK) {
             float z[DRAW_BLOCK];
             draw_normals(call, op, r, c, z);
@@ -22,8 +22,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t end = tile_end(tile, fn_ld(call, op->out[0]));
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *dy = fn_gradient_row(call, op->out[0], r);
-        float *dx = fn_gradient_row(call, op->in[0], r);
+        const float *dy = fn_gradient_row(call, tile, op->out[0], r);
+        float *dx = fn_gradient_row(call, tile, op->in[0], r);
         if (dx != dy) memcpy(dx + tile.c0, dy + tile.c0, (size_t)(end - tile.c0) * sizeof *dx);
     }
 }

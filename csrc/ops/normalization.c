@@ -9,8 +9,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t n = call->plan->params[op->params[0]].count;
     const float *mean = fn_weights(call, op, 0), *inverse = fn_weights(call, op, 1);
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *x = fn_row(call, op->in[0], r);
-        float *y = fn_row(call, op->out[0], r);
+        const float *x = fn_row(call, tile, op->in[0], r);
+        float *y = fn_row(call, tile, op->out[0], r);
         for (int64_t c = tile.c0; c < end; c++) y[c] = (x[c] - mean[c % n]) * inverse[c % n];
     }
 }
@@ -21,8 +21,8 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t n = call->plan->params[op->params[0]].count;
     const float *inverse = fn_weights(call, op, 1);
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *dy = fn_gradient_row(call, op->out[0], r);
-        float *dx = fn_gradient_row(call, op->in[0], r);
+        const float *dy = fn_gradient_row(call, tile, op->out[0], r);
+        float *dx = fn_gradient_row(call, tile, op->in[0], r);
         for (int64_t c = tile.c0; c < end; c++) dx[c] = dy[c] * inverse[c % n];
     }
 }

@@ -8,7 +8,7 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     float *output = call->args->outputs[(int)op->attr[TARGET]];
     const int64_t done = call->first - call->args->first;
     for (int r = tile.r0; r < tile.r1; r++)
-        memcpy(output + (done + r) * cols, fn_row(call, op->in[0], r),
+        memcpy(output + (done + r) * cols, fn_row(call, tile, op->in[0], r),
                (size_t)cols * sizeof(float));
 }
 

@@ -29,8 +29,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const image in = image_of(&call->plan->buffers[op->in[0]]),
                 out = image_of(&call->plan->buffers[op->out[0]]);
     for (int r = tile.r0; r < tile.r1; r++)
-        place(in, out, (int)op->attr[TOP], (int)op->attr[LEFT], fn_row(call, op->in[0], r),
-              fn_row(call, op->out[0], r));
+        place(in, out, (int)op->attr[TOP], (int)op->attr[LEFT], fn_row(call, tile, op->in[0], r),
+              fn_row(call, tile, op->out[0], r));
 }
 
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
@@ -38,7 +38,8 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
                 out = image_of(&call->plan->buffers[op->out[0]]);
     for (int r = tile.r0; r < tile.r1; r++)
         place(out, in, -(int)op->attr[TOP], -(int)op->attr[LEFT],
-              fn_gradient_row(call, op->out[0], r), fn_gradient_row(call, op->in[0], r));
+              fn_gradient_row(call, tile, op->out[0], r),
+              fn_gradient_row(call, tile, op->in[0], r));
 }
 
 static const char *check(fn_plan *plan, fn_op *op) {

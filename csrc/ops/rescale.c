@@ -9,8 +9,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t cols = call->plan->buffers[op->out[0]].cols,
                   end = tile.c1 < cols ? tile.c1 : cols;
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *x = fn_row(call, op->in[0], r);
-        float *y = fn_row(call, op->out[0], r);
+        const float *x = fn_row(call, tile, op->in[0], r);
+        float *y = fn_row(call, tile, op->out[0], r);
         for (int64_t c = tile.c0; c < end; c++) y[c] = x[c] * scale + offset;
     }
 }
@@ -20,8 +20,8 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t cols = call->plan->buffers[op->out[0]].cols,
                   end = tile.c1 < cols ? tile.c1 : cols;
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *dy = fn_gradient_row(call, op->out[0], r);
-        float *dx = fn_gradient_row(call, op->in[0], r);
+        const float *dy = fn_gradient_row(call, tile, op->out[0], r);
+        float *dx = fn_gradient_row(call, tile, op->in[0], r);
         for (int64_t c = tile.c0; c < end; c++) dx[c] = dy[c] * scale;
     }
 }

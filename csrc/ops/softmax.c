@@ -9,8 +9,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t n = last_axis(b);
     float *group = fn_scratch(call, tile);
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *x = fn_row(call, op->in[0], r);
-        float *y = fn_row(call, op->out[0], r);
+        const float *x = fn_row(call, tile, op->in[0], r);
+        float *y = fn_row(call, tile, op->out[0], r);
         for (int64_t c = 0; c < b->cols; c += n) {
             memcpy(group, x + c, (size_t)n * sizeof(float));
             softmax_row(n, group, group);
@@ -24,8 +24,9 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const fn_buffer *b = &call->plan->buffers[op->out[0]];
     const int64_t n = last_axis(b);
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *y = fn_row(call, op->out[0], r), *dy = fn_gradient_row(call, op->out[0], r);
-        float *dx = fn_gradient_row(call, op->in[0], r);
+        const float *y = fn_row(call, tile, op->out[0], r),
+                    *dy = fn_gradient_row(call, tile, op->out[0], r);
+        float *dx = fn_gradient_row(call, tile, op->in[0], r);
         for (int64_t c = 0; c < b->cols; c += n) {
             float dot = 0;
             for (int64_t i = c; i < c + n; i++) dot += dy[i] * y[i];

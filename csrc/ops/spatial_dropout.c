@@ -29,8 +29,9 @@ static void apply(const fn_call *call, const fn_op *op, fn_tile tile, bool gradi
     const int from = gradient ? op->out[0] : op->in[0], to = gradient ? op->in[0] : op->out[0];
     float *factor = fn_scratch(call, tile);
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *x = gradient ? fn_gradient_row(call, from, r) : fn_row(call, from, r);
-        float *y = gradient ? fn_gradient_row(call, to, r) : fn_row(call, to, r);
+        const float *x =
+            gradient ? fn_gradient_row(call, tile, from, r) : fn_row(call, tile, from, r);
+        float *y = gradient ? fn_gradient_row(call, tile, to, r) : fn_row(call, tile, to, r);
         draw(call, op, r, c, factor);
         for (int at = tile.c0; at < end;) {
             const int k = at % c, n = smaller(c - k, end - at);

@@ -4,8 +4,8 @@
 static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int end = merge_end(call, op, tile);
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *a = fn_row(call, op->in[0], r), *b = fn_row(call, op->in[1], r);
-        float *y = fn_row(call, op->out[0], r);
+        const float *a = fn_row(call, tile, op->in[0], r), *b = fn_row(call, tile, op->in[1], r);
+        float *y = fn_row(call, tile, op->out[0], r);
         for (int c = tile.c0; c < end; c += LANES) v_store(y + c, v_load(a + c) - v_load(b + c));
     }
 }
@@ -13,8 +13,9 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int end = merge_end(call, op, tile);
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *dy = fn_gradient_row(call, op->out[0], r);
-        float *da = merge_gradient(call, op, 0, r), *db = merge_gradient(call, op, 1, r);
+        const float *dy = fn_gradient_row(call, tile, op->out[0], r);
+        float *da = merge_gradient(call, op, tile, 0, r),
+              *db = merge_gradient(call, op, tile, 1, r);
         for (int c = tile.c0; c < end; c += LANES) {
             const vf g = v_load(dy + c);
             if (db) v_store(db + c, -g);

@@ -33,8 +33,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const float low = (float)op->attr[LOW], high = (float)op->attr[HIGH];
     for (int r = tile.r0; r < tile.r1; r++) {
         const tone t = draw(call, op, r);
-        const float *x = fn_row(call, op->in[0], r);
-        float *y = fn_row(call, op->out[0], r);
+        const float *x = fn_row(call, tile, op->in[0], r);
+        float *y = fn_row(call, tile, op->out[0], r);
         for (int64_t k = 0; k < channels; k++) {
             const float add = offset(t, x, b->cols, channels, k);
             for (int64_t i = k; i < b->cols; i += channels) {
@@ -52,8 +52,9 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const float low = (float)op->attr[LOW], high = (float)op->attr[HIGH];
     for (int r = tile.r0; r < tile.r1; r++) {
         const tone t = draw(call, op, r);
-        const float *x = fn_row(call, op->in[0], r), *dy = fn_gradient_row(call, op->out[0], r);
-        float *dx = fn_gradient_row(call, op->in[0], r);
+        const float *x = fn_row(call, tile, op->in[0], r),
+                    *dy = fn_gradient_row(call, tile, op->out[0], r);
+        float *dx = fn_gradient_row(call, tile, op->in[0], r);
         for (int64_t k = 0; k < channels; k++) {
             const float add = offset(t, x, b->cols, channels, k);
             double sum = 0;

@@ -64,8 +64,8 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t line = (int64_t)in.w * in.c, wide = line * fw;
     float *blended = fn_scratch(call, tile);
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *x = fn_row(call, op->in[0], r);
-        float *y = fn_row(call, op->out[0], r);
+        const float *x = fn_row(call, tile, op->in[0], r);
+        float *y = fn_row(call, tile, op->out[0], r);
         for (int i = 0; i < in.h * fh; i++, y += wide) {
             if (op->attr[BILINEAR] != 0) {
                 const between p = place_of(i, fh, in.h);
@@ -86,8 +86,8 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t line = (int64_t)in.w * in.c, wide = line * fw;
     float *sums = fn_scratch(call, tile);
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *dy = fn_gradient_row(call, op->out[0], r);
-        float *dx = fn_gradient_row(call, op->in[0], r);
+        const float *dy = fn_gradient_row(call, tile, op->out[0], r);
+        float *dx = fn_gradient_row(call, tile, op->in[0], r);
         memset(dx, 0, (size_t)(in.h * line) * sizeof(float));
         for (int i = 0; i < in.h * fh; i++, dy += wide) {
             if (op->attr[BILINEAR] == 0) {
