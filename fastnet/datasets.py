@@ -1,7 +1,8 @@
-"""Data sets to learn with: handwritten digits (embedded), MNIST and Fashion-MNIST (downloaded).
+"""Data sets to learn with: handwritten digits (embedded), MNIST and Fashion-MNIST (downloaded), and
+pictures of your own in folders (`load_image_folder`).
 
-Every ``load_*`` function returns ``(x_train, y_train), (x_test, y_test)``: uint8 images
-(n, height, width) with 0 as background and 255 as full ink, and int64 labels (n,).
+The other ``load_*`` functions return ``(x_train, y_train), (x_test, y_test)``: uint8 images (n,
+height, width) with 0 as background and 255 as full ink, and int64 labels (n,).
 
 MNIST and Fashion-MNIST are looked for in the folder that the environment variable ``FASTNET_DATA``
 names, then in the user's cache (`cache_folder`); what is missing there is downloaded into it.
@@ -13,19 +14,34 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._idx import read_idx
 
+if TYPE_CHECKING:
+    from ._image_folder import ImageFolder, load_image_folder
+
 __all__ = [
     "DIGIT_CLASSES",
     "FASHION_MNIST_CLASSES",
+    "ImageFolder",
     "cache_folder",
     "load_digits",
     "load_fashion_mnist",
+    "load_image_folder",
     "load_mnist",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("ImageFolder", "load_image_folder"):
+        raise AttributeError(f"module 'fastnet.datasets' has no attribute {name!r}")
+    from . import _image_folder
+
+    return getattr(_image_folder, name)
+
 
 Split = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 

@@ -7,7 +7,6 @@ read one format each.
 import math
 import os
 import re
-import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,8 @@ import numpy as np
 from . import datasets
 from ._csv import parse_csv
 from ._idx import read_idx
+from ._pictures import SUFFIXES as _IMAGE_SUFFIXES
+from ._pictures import need_pillow, open_picture, own_limit
 
 __all__ = [
     "Dataset",
@@ -33,7 +34,6 @@ __all__ = [
 _ARRAYS = ("x", "y", "x_train", "y_train", "x_test", "y_test")
 _MAX_NPZ_BYTES = 16 << 30
 _CSV_SUFFIXES = (".csv", ".tsv", ".txt")
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm")
 _IDX_NAME = re.compile(r"(?:.*[-_.])?(train|t10k|test)[-_.](images|labels)[-_.]idx\d.*", re.I)
 
 
@@ -75,7 +75,7 @@ class Dataset:
             parts.append("no labels")
         elif self.classes is not None:
             parts.append(f"{len(self.classes)} classes")
-        return f"Dataset({', '.join(parts)})"
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def with_classes(self) -> "Dataset":
         """The same data with labels 0 to K-1 and `classes`, as a classifier wants them.
@@ -117,6 +117,8 @@ def load_table(
     *,
     label: int | str | None = -1,
     header: bool | None = None,
+    image_size: int | tuple[int, int] = (64, 64),
+    color_mode: str = "rgb",
     progress: bool | str = "auto",
 ) -> Dataset:
     """Load a data set by name, file or folder.
@@ -126,11 +128,14 @@ def load_table(
     source : str or path
         "digits", "mnist" or "fashion-mnist" (write ``./mnist`` for a folder of that name); or a
         ``.csv``, ``.tsv`` or ``.txt`` table, a ``.npz`` archive, a ``.npy`` array (features
-        only), an IDX file (features only), a folder of IDX files.
+        only), an IDX file (features only), a folder of IDX files, or one with a folder of pictures
+        for each class (see `datasets.load_image_folder`).
     label : int, str or None, default -1
         For tables: the label column; see `read_csv`.
     header : bool or None, default None
         For tables: see `read_csv`.
+    image_size, color_mode
+        For folders of pictures: see `datasets.load_image_folder`.
     progress : bool or "auto", default "auto"
         Progress bars for downloads.
 
@@ -149,7 +154,7 @@ def load_table(
         return _load_named(source.lower().replace("_", "-"), progress)
     path = Path(source)
     if path.is_dir():
-        return read_idx_folder(path)
+        return _load_folder(path, image_size, color_mode, progress)
     if not path.exists():
         raise FileNotFoundError(
             f"no file or folder {str(path)!r}, and no data set of that name "
@@ -168,8 +173,19 @@ def load_table(
         raise ValueError(f"{path}: one image is no data set; read_image reads it")
     raise ValueError(
         f"{path}: unknown kind of file; wanted {', '.join(_CSV_SUFFIXES)}, .npz, .npy, "
-        "an IDX file, or a folder of IDX files"
+        "an IDX file, or a folder of IDX files or of pictures"
     )
+
+
+def _load_folder(
+    folder: Path, image_size: int | tuple[int, int], color_mode: str, progress: bool | str
+) -> Dataset:
+    """IDX files where there are some, else pictures in a folder for each class."""
+    from ._image_folder import has_class_folders, load_image_folder
+
+    if _idx_files(folder) or not has_class_folders(folder):
+        return read_idx_folder(folder)
+    return load_image_folder(folder, image_size, color_mode, progress=progress)
 
 
 _NAMED = ("digits", "mnist", "fashion-mnist")
@@ -359,7 +375,8 @@ def read_idx_folder(folder: str | os.PathLike[str]) -> Dataset:
     if missing:
         raise ValueError(
             f"{folder}: no training {' and '.join(missing)}; wanted IDX files named as "
-            "train-images-idx3-ubyte[.gz] and train-labels-idx1-ubyte[.gz]"
+            "train-images-idx3-ubyte[.gz] and train-labels-idx1-ubyte[.gz], or a folder of "
+            "pictures for each class"
         )
     data = Dataset(*_read_idx_pair(files, "train"), name=folder.resolve().name)
     if ("test", "images") in files and ("test", "labels") in files:
@@ -428,11 +445,11 @@ def read_image(
     height, width, channels = _image_shape(shape)
     if invert not in (True, False, "auto"):
         raise ValueError(f'invert: wanted True, False or "auto", got {invert!r}')
-    try:
-        from PIL import Image, ImageOps
-    except ImportError:
-        raise ImportError('reading pictures needs Pillow: pip install "fastnet[images]"') from None
-    image = _open_picture(Path(path), "L" if channels == 1 else "RGB")
+    need_pillow()
+    from PIL import Image, ImageOps
+
+    with own_limit():
+        image = open_picture(path, "L" if channels == 1 else "RGB")
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     background = np.median(border.reshape(-1, channels), axis=0).astype(int)
@@ -459,35 +476,3 @@ def _image_shape(shape: int | Sequence[int]) -> tuple[int, int, int]:
             f"features, got {shape!r}"
         )
     return int(sizes[0]), int(sizes[1]), int(sizes[2])
-
-
-def _open_picture(path: Path, mode: str) -> Any:
-    """The picture as 8-bit grey ("L") or colour ("RGB"), upright, without transparency."""
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # 16 bits in one channel, which convert() would clip
-                wide = np.asarray(image).astype(np.float64)
-                image = Image.fromarray(np.clip(wide / 257, 0, 255).round().astype(np.uint8))
-            if "A" in image.getbands() or "transparency" in image.info:
-                image = _flatten(image.convert("RGBA"))
-            return image.convert(mode)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
-        raise ValueError(f"{path}: not a readable picture ({error})") from None
-
-
-def _flatten(image: Any) -> Any:
-    """An RGBA picture on white, or on black when what is drawn is mostly bright."""
-    from PIL import Image
-
-    pixels = np.asarray(image).astype(np.float64)
-    alpha = pixels[..., 3]
-    bright = (pixels[..., :3].mean(axis=-1) * alpha).sum() > 127.5 * alpha.sum()
-    paper = Image.new("RGBA", image.size, (0, 0, 0, 255) if bright else (255, 255, 255, 255))
-    return Image.alpha_composite(paper, image)
