@@ -437,4 +437,3 @@ def test_mnist_digits_stay_what_they_are(fastnet_data):
     again = [_pictures.prepare_digit(np.pad(image, 10)) for image in x[:100]]
     alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(again, x, strict=False)]
     assert np.mean(alike) > 0.99
-    assert np.mean([np.array_equal(a, b) for a, b in zip(again, x, strict=False)]) > 0.5
