@@ -289,6 +289,7 @@ typedef struct fn_level {
     const fn_optimizer_kernel *optimizers;
     void (*vmath)(const char *function, int64_t n, const float *x, float *y);
     double (*fma_peak)(double seconds);
+    const struct fn_km_kernels *kmeans;
 } fn_level;
 
 const fn_level *fn_level_current(void);

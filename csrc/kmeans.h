@@ -38,12 +38,18 @@ typedef struct {
     int64_t saved;    /* n * k - computed */
 } fn_km_record;
 
-/* A fit of k centres, or NULL if memory ends. `threads` 0: automatic. */
-fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, int threads);
+/* A fit of k centres, or NULL if memory ends. Projections take at most `max_bytes` (0: as much as
+ * they like). `threads` 0: automatic. */
+fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, size_t max_bytes,
+                 int threads);
 void fn_km_free(fn_km *km);
-size_t fn_km_bytes(const fn_km *km);     /* everything it has allocated */
-const double *fn_km_centers(fn_km *km);  /* (k, d) */
-const double *fn_km_mean(const fn_km *); /* (d): weighted mean of the rows */
+size_t fn_km_bytes(const fn_km *km);       /* everything it has allocated */
+const double *fn_km_centers(fn_km *km);    /* (k, d) */
+const double *fn_km_mean(const fn_km *km); /* (d): weighted mean of the rows */
+double fn_km_variance(const fn_km *km);    /* weighted, mean over columns */
+/* True if a value is NaN or infinite; then says where. Nothing else may be called then. */
+bool fn_km_bad_value(const fn_km *km, int64_t *row, int64_t *column);
+const char *fn_km_path(const fn_km *km); /* how it works: "narrow", "dense", "projected", ... */
 
 /* Choose centres; indices (k) tells their rows. trials: candidates a step of k-means++, 0 for
  * 2 + log(k). */

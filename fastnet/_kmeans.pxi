@@ -18,7 +18,10 @@ cdef extern from "kmeans.h" nogil:
         double inertia, shift
         int64_t moved, computed, saved
 
-    fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, int threads)
+    fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, size_t max_bytes, int threads)
+    double fn_km_variance(const fn_km *km)
+    bint fn_km_bad_value(const fn_km *km, int64_t *row, int64_t *column)
+    const char *fn_km_path(const fn_km *km)
     void fn_km_free(fn_km *km)
     size_t fn_km_bytes(const fn_km *km)
     const double *fn_km_centers(fn_km *km)
@@ -159,6 +162,7 @@ cdef class KMeansFit:
     def __cinit__(self, x, sample_weight, int64_t n_clusters, *, str metric="euclidean", str algorithm="auto",
                   max_memory=None, int threads=0):
         cdef fn_km_algorithm how
+        cdef size_t most = max_memory or 0
         if algorithm not in _ALGORITHMS:
             raise ValueError(f"algorithm must be one of {sorted(_ALGORITHMS)}, got {algorithm!r}")
         how = _ALGORITHMS[algorithm]
@@ -168,7 +172,7 @@ cdef class KMeansFit:
             raise ValueError(f"n_clusters must be 1 to {self.n} (the rows of x), got {n_clusters}")
         with nogil:
             fn_blas_one_thread()
-            self.km = fn_km_new(&rows.data, n_clusters, how, threads)
+            self.km = fn_km_new(&rows.data, n_clusters, how, most, threads)
         if self.km == NULL:
             raise MemoryError("no memory for k-means")
 
@@ -184,6 +188,22 @@ cdef class KMeansFit:
     def centers(self):
         """(k, d) float64 as bytes: the centres as they are now."""
         return (<const char *>fn_km_centers(self.km))[:self.k * self.d * 8]
+
+    @property
+    def variance(self):
+        """The weighted variance of the rows, mean over columns."""
+        return fn_km_variance(self.km)
+
+    @property
+    def nonfinite(self):
+        """(row, column) of the first value that is NaN or infinite, or None. Nothing else works then."""
+        cdef int64_t row, column
+        return (row, column) if fn_km_bad_value(self.km, &row, &column) else None
+
+    @property
+    def path(self):
+        """How scores are found: "narrow", "dense" or "projected"."""
+        return fn_km_path(self.km).decode()
 
     @property
     def memory_bytes(self):

@@ -24,6 +24,7 @@ enum { ROWS = 6 };
 #endif
 
 extern const fn_optimizer_kernel FN_LEVELED(optimizers)[];
+extern const struct fn_km_kernels FN_LEVELED(kmeans);
 double FN_LEVELED(fma_peak)(double seconds);
 void FN_LEVELED(vmath)(const char *function, int64_t n, const float *x, float *y);
 

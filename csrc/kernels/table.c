@@ -23,4 +23,5 @@ const fn_level FN_JOIN(fn_level, FN_LEVEL) = {
     .optimizers = FN_LEVELED(optimizers),
     .vmath = FN_LEVELED(vmath),
     .fma_peak = FN_LEVELED(fma_peak),
+    .kmeans = &FN_LEVELED(kmeans),
 };

@@ -9,47 +9,121 @@ void *fn_km_alloc(fn_km *km, size_t bytes) {
     return fn_alloc(bytes);
 }
 
+/* Threads for work of `ns` nanoseconds: never more than there is memory for. */
+int fn_km_threads(const fn_km *km, double ns, int phases) {
+    const int threads = fn_parallel_choose(ns, phases, km->threads);
+    return threads < km->most_threads ? threads : km->most_threads;
+}
+
 /* How rows are cut: a tile is what one thread assigns at a time, a chunk what is assigned before
  * its moved rows are added to sums (while they are still in the cache). Shapes alone decide. */
 static void choose_tiles(fn_km *km) {
-    const int64_t row = km->d * 4 + 64;
-    int64_t tile = 65536 / row;
-    tile = tile < 64 ? 64 : tile > 512 ? 512 : tile / 64 * 64;
+    const int64_t row = km->d * 4 + 16;
+    int64_t tile = 400000 / row;
+    tile = tile < 64 ? 64 : tile > 1024 ? 1024 : tile / 64 * 64;
     int64_t tiles = 16000000 / (tile * row);
     tiles = tiles < 16 ? 16 : tiles > 64 ? 64 : tiles;
     km->tile_rows = (int)tile;
     km->chunk_rows = tile * tiles;
-    km->slice = 64;
+    km->slice = km->d < 128 ? 16 : 64;
+    if (km->d <= 64 && km->k * km->d <= 32768)
+        km->groups = km->n < 2048 ? 1 : km->n < 16384 ? (int)(km->n / 1024) : 16;
 }
 
-fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, int threads) {
+enum { NARROW_COLUMNS = 128 };
+
+/* Columns of a projection of d columns that is to tell k centres apart, in the memory allowed. */
+static int projection_columns(const fn_km *km, size_t max_bytes) {
+    int p = km->k < 32 ? 32 : 64;
+    while (p > 8 && p > km->d / 4) p -= 8;
+    const size_t bytes = (size_t)km->n * (size_t)(p + 2) * sizeof(float);
+    return km->n < 8 * (int64_t)p || p > km->d || (max_bytes && bytes > max_bytes) ? 0 : p;
+}
+
+static bool choose_mode(fn_km *km, size_t max_bytes) {
+    const bool wide = km->d > NARROW_COLUMNS, asked = km->algorithm == FN_KM_PROJECTED;
+    km->mode = wide || km->data.indptr ? FN_KM_MODE_DENSE : FN_KM_MODE_NARROW;
+    km->bounds = km->algorithm != FN_KM_LLOYD;
+    km->scan.q = km->mode == FN_KM_MODE_DENSE ? 1 : (int)km->d + 1;
+    const int p = projection_columns(km, max_bytes);
+    if (!p || !(asked || (wide && km->algorithm == FN_KM_AUTO && km->k > 1))) return true;
+    if (!fn_km_find_basis(km, p, asked ? 1.5 : 0.6)) return true;
+    km->mode = FN_KM_MODE_PROJECTED;
+    km->scan.q = p + 2;
+    km->projected_ld = (p + 2 + 3) / 4 * 4;
+    km->projected = fn_km_alloc(km, (size_t)km->n * (size_t)km->projected_ld * sizeof(float));
+    return km->projected != NULL;
+}
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Memory that the mode asks for. */
+static bool allocate_scan(fn_km *km) {
+    const size_t k = (size_t)km->k, n = (size_t)km->n, one = sizeof(float);
+    km->scan.k = km->k;
+    km->scan.k_padded = (km->k + FN_KM_GROUP - 1) / FN_KM_GROUP * FN_KM_GROUP;
+    const size_t padded = (size_t)km->scan.k_padded;
+    bool ok = (km->rounded = fn_km_alloc(km, k * (size_t)km->ld * one));
+    ok = ok && (km->lengths = fn_km_alloc(km, k * one));
+    ok = ok && (km->scan.coords = fn_km_alloc(km, padded * (size_t)km->scan.q * one));
+    ok = ok && (km->scan.half = fn_km_alloc(km, padded * one));
+    ok = ok && (km->scan.slack = fn_km_alloc(km, padded * one));
+    ok = ok && (km->drift = fn_km_alloc(km, k * one));
+    ok = ok && (km->drift_others = fn_km_alloc(km, k * one));
+    ok = ok && (km->apart = fn_km_alloc(km, k * one));
+    ok = ok && (km->upper = fn_km_alloc(km, n * one));
+    ok = ok && (km->lower = fn_km_alloc(km, n * one));
+    km->space_bytes = larger(fn_km_space_bytes(km), fn_km_prepare_bytes(km));
+    km->space_bytes = larger(km->space_bytes, 64 * (size_t)km->ld * one);
+    ok = ok && (km->spaces = fn_km_alloc(km, (size_t)km->most_threads * km->space_bytes));
+    for (size_t j = k; ok && j < padded; j++) km->scan.half[j] = INFINITY;
+    return ok;
+}
+
+/* Memory that every mode needs. */
+static bool allocate(fn_km *km) {
+    const size_t k = (size_t)km->k, d = (size_t)km->d, kd = k * d, one = sizeof(double);
+    const size_t tiles = (size_t)(km->chunk_rows / km->tile_rows);
+    bool ok = (km->mean = fn_km_alloc(km, d * one)) && (km->shift = fn_km_alloc(km, d * one));
+    ok = ok && (km->shift32 = fn_km_alloc(km, (size_t)km->ld * sizeof(float)));
+    ok = ok && (km->centers = fn_km_alloc(km, kd * one));
+    ok = ok && (km->previous = fn_km_alloc(km, kd * one));
+    ok = ok && (km->sums = fn_km_alloc(km, kd * one));
+    ok = ok && (km->sums_low = fn_km_alloc(km, kd * one));
+    ok = ok && (km->weights = fn_km_alloc(km, k * one));
+    ok = ok && (km->weights_low = fn_km_alloc(km, k * one));
+    ok = ok && (km->members = fn_km_alloc(km, k * one));
+    ok = ok && (km->fixed = fn_km_alloc(km, k));
+    ok = ok && (km->labels = fn_km_alloc(km, (size_t)km->n * sizeof *km->labels));
+    ok = ok && (km->moves = fn_km_alloc(km, (size_t)km->chunk_rows * sizeof *km->moves));
+    ok = ok && (km->n_moves = fn_km_alloc(km, tiles * sizeof *km->n_moves));
+    ok = ok && (km->tile_computed = fn_km_alloc(km, tiles * sizeof *km->tile_computed));
+    ok = ok && (km->scratch = fn_km_alloc(km, km->scratch_stride * one * (size_t)km->most_threads));
+    if (km->groups)
+        ok = ok && (km->group_sums = fn_km_alloc(km, (size_t)km->groups * k * (d + 2) * one));
+    return ok;
+}
+
+fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, size_t max_bytes,
+                 int threads) {
     fn_km *km = fn_alloc(sizeof *km);
     if (!km) return NULL;
     km->data = *data;
     km->n = data->n, km->d = data->d, km->k = k;
     km->algorithm = algorithm, km->threads = threads;
+    km->most_threads = threads > 0 ? threads : fn_get_threads();
+    if (km->most_threads > FN_MAX_THREADS) km->most_threads = FN_MAX_THREADS;
+    km->kernel = fn_level_current()->kmeans;
+    km->ld = (km->d + 15) / 16 * 16;
+    km->scratch_stride = (size_t)km->ld + 16;
+    km->bad_row = km->bad_column = -1;
     choose_tiles(km);
-    const size_t n = (size_t)data->n, d = (size_t)data->d, kd = (size_t)k * d,
-                 sized = sizeof(double);
-    const size_t tiles = (size_t)(km->chunk_rows / km->tile_rows);
-    km->scratch_stride = (d + 15) / 8 * 8;
-    const size_t seats = FN_MAX_THREADS + (size_t)fn_km_sum_tasks(km);
-    bool ok = (km->mean = fn_km_alloc(km, d * sized)) && (km->shift = fn_km_alloc(km, d * sized));
-    ok = ok && (km->centers = fn_km_alloc(km, kd * sized));
-    ok = ok && (km->previous = fn_km_alloc(km, kd * sized));
-    ok = ok && (km->sums = fn_km_alloc(km, kd * sized));
-    ok = ok && (km->sums_low = fn_km_alloc(km, kd * sized));
-    ok = ok && (km->weights = fn_km_alloc(km, (size_t)k * sized));
-    ok = ok && (km->weights_low = fn_km_alloc(km, (size_t)k * sized));
-    ok = ok && (km->members = fn_km_alloc(km, (size_t)k * sized));
-    ok = ok && (km->fixed = fn_km_alloc(km, (size_t)k));
-    ok = ok && (km->labels = fn_km_alloc(km, n * sizeof *km->labels));
-    ok = ok && (km->moves = fn_km_alloc(km, (size_t)km->chunk_rows * sizeof *km->moves));
-    ok = ok && (km->n_moves = fn_km_alloc(km, tiles * sizeof *km->n_moves));
-    ok = ok && (km->tile_computed = fn_km_alloc(km, tiles * sizeof *km->tile_computed));
-    ok = ok && (km->scratch = fn_km_alloc(km, seats * km->scratch_stride * sized));
-    ok = ok && fn_km_rows_begin(&km->rows, &km->data) == FN_OK;
-    ok = ok && fn_km_center(km, threads) == FN_OK;
+    bool ok = allocate(km) && fn_km_rows_begin(&km->rows, &km->data) == FN_OK;
+    ok = ok && fn_km_center(km) == FN_OK && choose_mode(km, max_bytes) && allocate_scan(km);
+    if (ok) {
+        fn_km_errors(km);
+        ok = fn_km_survey(km) == FN_OK;
+    }
     if (ok) return km;
     fn_km_free(km);
     return NULL;
@@ -69,6 +143,17 @@ void fn_km_free(fn_km *km) {
 size_t fn_km_bytes(const fn_km *km) { return km->bytes; }
 const double *fn_km_centers(fn_km *km) { return km->centers; }
 const double *fn_km_mean(const fn_km *km) { return km->mean; }
+double fn_km_variance(const fn_km *km) { return km->variance; }
+
+bool fn_km_bad_value(const fn_km *km, int64_t *row, int64_t *column) {
+    *row = km->bad_row, *column = km->bad_column;
+    return km->bad_row >= 0;
+}
+
+const char *fn_km_path(const fn_km *km) {
+    static const char *const names[] = {"narrow", "dense", "projected"};
+    return names[km->mode];
+}
 
 void fn_km_start(fn_km *km, const double *centers, const uint8_t *fixed) {
     const size_t kd = (size_t)km->k * (size_t)km->d * sizeof(double), k = (size_t)km->k;
@@ -85,6 +170,9 @@ void fn_km_start(fn_km *km, const double *centers, const uint8_t *fixed) {
     km->first = true;
     km->converged = false;
     km->record = (fn_km_record){0};
+    if (km->groups)
+        memset(km->group_sums, 0, (size_t)(km->groups * km->k * (km->d + 2)) * sizeof(double));
+    fn_km_prepare(km);
 }
 
 /* ---- one iteration: chunks of rows, each assigned and then added to the sums ---- */
@@ -126,44 +214,23 @@ static int next_phase(void *context) {
     return chunk_tiles(km);
 }
 
-static void assign_tile(fn_km *km, int tile, int thread) {
-    double *row = km->scratch + (size_t)thread * km->scratch_stride;
-    const int64_t first = km->cursor + (int64_t)tile * km->tile_rows;
-    const int64_t end = first + km->tile_rows < km->n ? first + km->tile_rows : km->n;
-    int moved = 0;
-    for (int64_t i = first; i < end; i++) {
-        fn_km_row(&km->rows, i, row);
-        int64_t best = 0;
-        double least = INFINITY;
-        for (int64_t j = 0; j < km->k; j++) {
-            const double distance = fn_km_distance(row, km->centers + j * km->d, km->d);
-            if (distance < least) least = distance, best = j;
-        }
-        if (best == km->labels[i]) continue;
-        km->moves[(int64_t)tile * km->tile_rows + moved++] =
-            (fn_km_move){(int32_t)(i - km->cursor), km->labels[i]};
-        km->labels[i] = (int32_t)best;
-    }
-    km->n_moves[tile] = moved;
-    km->tile_computed[tile] = (end - first) * km->k;
-}
-
 static void run_tile(void *context, int tile, int thread) {
     pass *p = context;
     fn_thread_report(thread);
     if (p->summing)
-        fn_km_sum_tiles(p->km, p->km->cursor, tile);
+        fn_km_sum_tiles(p->km, p->km->cursor, tile, thread);
     else
-        assign_tile(p->km, tile, thread);
+        fn_km_assign_tile(p->km, tile, thread);
 }
 
 /* Go on with the assignment; true when all rows are done. */
 static bool assign(fn_km *km, uint64_t deadline) {
     pass p = {.km = km, .deadline = deadline};
-    const double ns = (double)(km->n - km->cursor) * (double)(km->k * km->d);
-    const int threads = fn_parallel_choose(ns, 2, km->threads);
-    fn_parallel_run(threads, &(fn_work_list){next_phase, run_tile, &p, 1e6});
-    return km->cursor >= km->n;
+    const double ns = (double)(km->n - km->cursor) * (0.03 * (double)(km->k * km->scan.q) + 2);
+    fn_parallel_run(fn_km_threads(km, ns, 2), &(fn_work_list){next_phase, run_tile, &p, 1e6});
+    if (km->cursor < km->n) return false;
+    fn_km_merge_groups(km);
+    return true;
 }
 
 typedef struct {
@@ -191,12 +258,14 @@ static void inertia_run(void *context, int tile, int thread) {
 }
 
 static double inertia(fn_km *km) {
+    const double half = km->data.cosine ? 0.5 : 1, quick = fn_km_inertia_of_sums(km);
+    if (quick >= 0) return half * quick;
     double parts[INERTIA_BLOCKS], sum = 0;
     inertia_work work = {km, parts, 0};
-    const int threads = fn_parallel_choose((double)(km->n * km->d), 1, km->threads);
-    fn_parallel_run(threads, &(fn_work_list){inertia_next, inertia_run, &work, 1e6});
+    fn_parallel_run(fn_km_threads(km, (double)(km->n * km->d), 1),
+                    &(fn_work_list){inertia_next, inertia_run, &work, 1e6});
     for (int b = 0; b < INERTIA_BLOCKS; b++) sum += parts[b];
-    return sum;
+    return half * sum;
 }
 
 fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double seconds,
@@ -213,6 +282,7 @@ fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double sec
         km->converged = !km->record.moved && !km->first;
         const bool stop = km->converged || km->record.shift <= tolerance;
         km->first = false;
+        fn_km_prepare(km);
         km->record = (fn_km_record){0};
         km->cursor = 0;
         if (stop || (deadline && fn_now_ns() > deadline)) break;
@@ -223,9 +293,11 @@ fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double sec
 /* The sums follow the labels, so the fit could go on after this; the iteration that is half done is
  * begun anew. */
 fn_status fn_km_labels(fn_km *km, int32_t *labels, double *value) {
+    fn_km_merge_groups(km); /* of the part that was done */
     km->record = (fn_km_record){0};
     km->cursor = 0;
     if (!km->converged) assign(km, 0);
+    km->first = false;
     memcpy(labels, km->labels, (size_t)km->n * sizeof *labels);
     *value = inertia(km);
     km->record = (fn_km_record){0};

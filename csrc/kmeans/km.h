@@ -4,7 +4,14 @@
 
 #include "internal.h"
 #include "kmeans.h"
+#include "kmeans/kernels.h"
 #include "parallel.h"
+
+/* How scores of a block are found: see assign.c. */
+typedef enum { FN_KM_MODE_NARROW, FN_KM_MODE_DENSE, FN_KM_MODE_PROJECTED } fn_km_mode;
+
+/* |x|^2 from which float32 might overflow: such rows are decided in float64. */
+static const float FN_KM_LARGE = 1e30f;
 
 /* Rows in float64 for decisions, in coordinates of the caller. */
 typedef struct {
@@ -21,9 +28,11 @@ struct fn_km {
     fn_km_rows rows;
     fn_km_algorithm algorithm;
     int64_t n, d, k;
-    int threads; /* asked for */
+    int threads, most_threads; /* asked for; what there is memory for */
     double *mean, *shift;
-    double total; /* sum of w |x - shift|^2 */
+    double total;                /* sum of w |x - shift|^2 */
+    double variance;             /* of a column, weighted, on average */
+    int64_t bad_row, bad_column; /* a value that is NaN or infinite, or -1 */
     double *centers, *previous;
     uint8_t *fixed;
     double *sums, *sums_low;       /* (k, d) of w (x - shift), unevaluated sum of two: no drift */
@@ -42,23 +51,59 @@ struct fn_km {
     bool first; /* no labels yet */
     fn_km_record record;
 
+    /* what lets work be skipped */
+    fn_km_mode mode;
+    const fn_km_kernels *kernel;
+    bool bounds;                        /* points are skipped by drift */
+    bool exact_only;                    /* centres too large for float32 */
+    int64_t ld;                         /* floats from row to row of rounded rows and centres */
+    float *shift32, *rounded, *lengths; /* (d); (k, ld) centres less the shift; (k) */
+    fn_km_scan scan;
+    float *upper, *lower;                /* (n): distance to the own centre, to every other */
+    float *drift, *drift_others, *apart; /* (k) */
+    float error_root, half_error, dot_error, square_error;
+    int p;
+    float *basis; /* (d, p) */
+    double basis_error;
+    float *projected; /* (n, projected_ld): p coordinates, what they leave out, |x|^2 */
+    int64_t projected_ld;
+    char *spaces; /* per thread: see assign.c */
+    size_t space_bytes;
+
     double *scratch; /* per thread: a row */
     size_t scratch_stride;
     size_t bytes;
 };
 
 void *fn_km_alloc(fn_km *km, size_t bytes);
+int fn_km_threads(const fn_km *km, double ns, int phases);
 
 /* rows.c */
 double fn_km_weight(const fn_km_data *data, int64_t row);
 void fn_km_row(const fn_km_rows *rows, int64_t row, double *out);
+void fn_km_columns(const fn_km_rows *rows, int64_t row, int64_t c0, int64_t c1, double *out);
 double fn_km_distance(const double *row, const double *center, int64_t d);
 fn_status fn_km_rows_begin(fn_km_rows *rows, const fn_km_data *data);
 void fn_km_rows_end(fn_km_rows *rows);
-fn_status fn_km_center(fn_km *km, int threads);
+fn_status fn_km_center(fn_km *km);
+fn_status fn_km_survey(fn_km *km);
+
+void fn_km_load(const fn_km *km, int64_t first, const int32_t *list, int count, float *out,
+                int64_t ld, double *row);
+
+/* prepare.c, project.c, assign.c */
+void fn_km_errors(fn_km *km);
+void fn_km_prepare(fn_km *km);
+size_t fn_km_prepare_bytes(const fn_km *km);
+bool fn_km_find_basis(fn_km *km, int p, double most_outside);
+void fn_km_project_rows(fn_km *km, int64_t first, int count, const float *rows,
+                        const double *squares);
+size_t fn_km_space_bytes(const fn_km *km);
+void fn_km_assign_tile(fn_km *km, int tile, int thread);
 
 /* sums.c */
-void fn_km_sum_tiles(fn_km *km, int64_t first, int task);
+void fn_km_sum_tiles(fn_km *km, int64_t first, int task, int thread);
+double fn_km_inertia_of_sums(const fn_km *km);
 int fn_km_sum_tasks(const fn_km *km);
 void fn_km_merge_groups(fn_km *km);
 fn_status fn_km_update(fn_km *km);

@@ -81,50 +81,122 @@ void fn_km_rows_end(fn_km_rows *rows) {
     rows->scales = NULL;
 }
 
-/* ---- the mean, by blocks of rows merged in order ---- */
+/* Columns [c0, c1) of a row (dense rows are read no farther). */
+void fn_km_columns(const fn_km_rows *rows, int64_t row, int64_t c0, int64_t c1, double *out) {
+    const fn_km_data *data = rows->data;
+    if (data->indptr || rows->scales) {
+        fn_km_row(rows, row, out); /* whole: callers give room for it */
+        if (c0) memmove(out, out + c0, (size_t)(c1 - c0) * sizeof *out);
+        return;
+    }
+    const char *start = (const char *)data->values + row * data->row_bytes;
+    if (data->dtype == FN_F64)
+        memcpy(out, (const double *)start + c0, (size_t)(c1 - c0) * sizeof *out);
+    else
+        for (int64_t j = c0; j < c1; j++) out[j - c0] = (double)((const float *)start)[j];
+}
 
-enum { MEAN_BLOCKS = 64 };
-
-typedef struct {
-    fn_km *km;
-    double *sums, *scratch; /* (MEAN_BLOCKS, d + 2): sums, weights; a row a thread */
-    int pass;
-} mean_work;
-
-static int mean_next(void *context) { return ((mean_work *)context)->pass++ ? -1 : MEAN_BLOCKS; }
-
-static void mean_run(void *context, int tile, int thread) {
-    mean_work *work = context;
-    const fn_km *km = work->km;
-    double *sum = work->sums + (size_t)tile * (size_t)(km->d + 1);
-    double *row = work->scratch + (size_t)thread * km->scratch_stride;
-    fn_thread_report(thread);
-    const int64_t end = km->n * (tile + 1) / MEAN_BLOCKS;
-    for (int64_t i = km->n * tile / MEAN_BLOCKS; i < end; i++) {
-        const double weight = fn_km_weight(&km->data, i);
-        fn_km_row(&km->rows, i, row);
-        for (int64_t j = 0; j < km->d; j++) sum[j] += weight * row[j];
-        sum[km->d] += weight;
+/* Rows first + list[i] less the shift, as float32 (count, ld); `row`: room for d. */
+void fn_km_load(const fn_km *km, int64_t first, const int32_t *list, int count, float *out,
+                int64_t ld, double *row) {
+    if (!km->data.indptr && !km->rows.scales) {
+        km->kernel->load(&km->data, km->shift32, first, list, count, out, ld);
+        return;
+    }
+    for (int i = 0; i < count; i++) {
+        fn_km_row(&km->rows, first + (list ? list[i] : i), row);
+        for (int64_t j = 0; j < km->d; j++) out[i * ld + j] = (float)(row[j] - km->shift[j]);
     }
 }
 
-/* The mean, and the shift: the nearest float32 values, so that float32 rows lose at most one
- * rounding when it is taken away. */
-fn_status fn_km_center(fn_km *km, int threads) {
-    double *sums = fn_alloc(MEAN_BLOCKS * (size_t)(km->d + 1) * sizeof *sums);
-    if (!sums) return FN_ENOMEM;
-    mean_work work = {km, sums, km->scratch, 0};
-    fn_parallel_run(threads, &(fn_work_list){mean_next, mean_run, &work, 1e7});
-    double weight = 0;
-    for (int b = 0; b < MEAN_BLOCKS; b++) {
-        const double *sum = sums + (size_t)b * (size_t)(km->d + 1);
-        for (int64_t j = 0; j < km->d; j++) km->mean[j] += sum[j];
-        weight += sum[km->d];
+/* ---- the mean, squares and projections, in one pass ---- */
+
+enum { SHIFT_SAMPLE = 256, BLOCKS = 64, SURVEY_ROWS = 64 };
+
+/* The shift: about the mean, from a sample, as float32 values, so that float32 rows lose at most
+ * one rounding when it is taken away. */
+fn_status fn_km_center(fn_km *km) {
+    const int64_t rows = km->n < SHIFT_SAMPLE ? km->n : SHIFT_SAMPLE;
+    double *row = km->scratch;
+    for (int64_t i = 0; i < rows; i++) {
+        fn_km_row(&km->rows, km->n * i / rows, row);
+        for (int64_t j = 0; j < km->d; j++) km->mean[j] += row[j];
     }
     for (int64_t j = 0; j < km->d; j++) {
-        km->mean[j] = weight > 0 ? km->mean[j] / weight : 0;
-        km->shift[j] = (double)(float)km->mean[j];
+        km->shift32[j] = (float)(km->mean[j] / (double)rows);
+        if (!(fabsf(km->shift32[j]) < 1e30f)) km->shift32[j] = 0;
+        km->shift[j] = (double)km->shift32[j];
     }
-    fn_free(sums);
+    return FN_OK;
+}
+
+typedef struct {
+    fn_km *km;
+    double *sums; /* (BLOCKS, d + 2): w (x - shift), weights, w |x - shift|^2 */
+    int64_t bad[BLOCKS];
+    int pass;
+} survey;
+
+static int survey_next(void *context) { return ((survey *)context)->pass++ ? -1 : BLOCKS; }
+
+static void survey_run(void *context, int tile, int thread) {
+    survey *work = context;
+    fn_km *km = work->km;
+    const int64_t d = km->d, end = km->n * (tile + 1) / BLOCKS;
+    double *sum = work->sums + (size_t)tile * (size_t)(d + 2), squares[SURVEY_ROWS];
+    double *row = km->scratch + (size_t)thread * km->scratch_stride;
+    float *rows = (float *)(km->spaces + (size_t)thread * km->space_bytes);
+    fn_thread_report(thread);
+    work->bad[tile] = -1;
+    for (int64_t first = km->n * tile / BLOCKS; first < end; first += SURVEY_ROWS) {
+        const int count = (int)(end - first < SURVEY_ROWS ? end - first : SURVEY_ROWS);
+        for (int i = 0; i < count; i++) {
+            const double weight = fn_km_weight(&km->data, first + i);
+            fn_km_row(&km->rows, first + i, row);
+            squares[i] = km->kernel->survey(row, km->shift, weight, d, sum);
+            if (!(squares[i] < INFINITY) && work->bad[tile] < 0) work->bad[tile] = first + i;
+            sum[d] += weight;
+            sum[d + 1] += weight * squares[i];
+        }
+        if (!km->projected) continue;
+        fn_km_load(km, first, NULL, count, rows, km->ld, row);
+        fn_km_project_rows(km, first, count, rows, squares);
+    }
+}
+
+/* Note the first value that is NaN or infinite, if row `row` has one. */
+static void find_bad(fn_km *km, int64_t row) {
+    if (row < 0 || km->bad_row >= 0) return;
+    fn_km_row(&km->rows, row, km->scratch);
+    for (int64_t j = 0; j < km->d && km->bad_row < 0; j++)
+        if (!isfinite(km->scratch[j])) km->bad_row = row, km->bad_column = j;
+}
+
+/* One pass over all rows: the mean, the total scatter, projections, and whether all is finite. */
+fn_status fn_km_survey(fn_km *km) {
+    const int64_t d = km->d;
+    survey work = {.km = km, .sums = fn_alloc(BLOCKS * (size_t)(d + 2) * sizeof(double))};
+    if (!work.sums) return FN_ENOMEM;
+    const double each = 1 + 0.03 * km->p;
+    fn_parallel_run(fn_km_threads(km, (double)(km->n * d) * each, 1),
+                    &(fn_work_list){survey_next, survey_run, &work, 1e7});
+    double weight = 0;
+    memset(km->mean, 0, (size_t)d * sizeof(double));
+    for (int b = 0; b < BLOCKS; b++) {
+        const double *sum = work.sums + (size_t)b * (size_t)(d + 2);
+        for (int64_t j = 0; j < d; j++) km->mean[j] += sum[j];
+        weight += sum[d];
+        km->total += sum[d + 1];
+        find_bad(km, work.bad[b]);
+    }
+    double off = 0;
+    for (int64_t j = 0; j < d; j++) {
+        km->mean[j] = weight > 0 ? km->mean[j] / weight : 0;
+        off += km->mean[j] * km->mean[j];
+        km->mean[j] += km->shift[j];
+    }
+    km->variance = weight > 0 ? (km->total / weight - off) / (double)d : 0;
+    if (km->variance < 0) km->variance = 0;
+    fn_free(work.sums);
     return FN_OK;
 }

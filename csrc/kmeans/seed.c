@@ -62,8 +62,7 @@ static void sweep(seeding *s, int apply) {
     s->pass = 0;
     const fn_km *km = s->km;
     const double ns = (double)(km->n * km->d) * (apply < 0 ? s->trials : 1);
-    fn_parallel_run(fn_parallel_choose(ns, 1, km->threads),
-                    &(fn_work_list){seed_next, seed_run, s, 1e6});
+    fn_parallel_run(fn_km_threads(km, ns, 1), &(fn_work_list){seed_next, seed_run, s, 1e6});
 }
 
 /* The row at which the running sum of `closest` passes `target`. */

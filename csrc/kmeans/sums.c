@@ -20,36 +20,99 @@ int fn_km_sum_tasks(const fn_km *km) {
     return km->groups ? km->groups : (int)((km->d + km->slice - 1) / km->slice);
 }
 
-/* Columns [c0, c1) of one moved row into sums; column 0 brings the weights along. */
-static void move_row(fn_km *km, int64_t row, const fn_km_move *move, int64_t c0, int64_t c1,
-                     double *values) {
+/* w (x - shift) of columns [c0, c1). */
+static void weighted(const fn_km *km, int64_t row, int64_t c0, int64_t c1, double *values) {
     const double weight = fn_km_weight(&km->data, row);
-    const int64_t to = km->labels[row], from = move->old, d = km->d;
-    fn_km_row(&km->rows, row, values);
-    for (int64_t j = c0; j < c1; j++) {
-        const double x = weight * (values[j] - km->shift[j]);
-        add(km->sums + to * d + j, km->sums_low + to * d + j, x);
-        if (from >= 0) add(km->sums + from * d + j, km->sums_low + from * d + j, -x);
-    }
-    if (c0 || weight == 0) return;
-    add(km->weights + to, km->weights_low + to, weight);
-    km->members[to]++;
-    if (from < 0) return;
-    add(km->weights + from, km->weights_low + from, -weight);
-    km->members[from]--;
+    fn_km_columns(&km->rows, row, c0, c1, values);
+    for (int64_t j = c0; j < c1; j++) values[j - c0] = weight * (values[j - c0] - km->shift[j]);
 }
 
 /* Slice `task` of the columns, over the moved rows of the chunk that begins at row `first`. */
-void fn_km_sum_tiles(fn_km *km, int64_t first, int task) {
-    const int64_t c0 = (int64_t)task * km->slice;
-    const int64_t c1 = c0 + km->slice < km->d ? c0 + km->slice : km->d;
-    double *values = km->scratch + (size_t)(FN_MAX_THREADS + task) * km->scratch_stride;
+static void sum_slice(fn_km *km, int64_t first, int task, double *values) {
+    const int64_t d = km->d, c0 = (int64_t)task * km->slice;
+    const int64_t c1 = c0 + km->slice < d ? c0 + km->slice : d;
     const int64_t rows = km->n - first < km->chunk_rows ? km->n - first : km->chunk_rows;
     for (int64_t t = 0; t * km->tile_rows < rows; t++)
         for (int m = 0; m < km->n_moves[t]; m++) {
             const fn_km_move *move = km->moves + t * km->tile_rows + m;
-            move_row(km, first + move->row, move, c0, c1, values);
+            const int64_t row = first + move->row, to = km->labels[row], from = move->old;
+            const double weight = fn_km_weight(&km->data, row);
+            if (weight == 0) continue;
+            weighted(km, row, c0, c1, values);
+            const int64_t a = to * d + c0, b = from * d + c0;
+            km->kernel->add(values, false, c1 - c0, km->sums + a, km->sums_low + a);
+            if (from >= 0) km->kernel->add(values, true, c1 - c0, km->sums + b, km->sums_low + b);
+            if (c0) continue;
+            add(km->weights + to, km->weights_low + to, weight);
+            km->members[to]++;
+            if (from < 0) continue;
+            add(km->weights + from, km->weights_low + from, -weight);
+            km->members[from]--;
         }
+}
+
+/* Group `task` of the chunk's tiles: partial sums of columns, weight and members. */
+static void sum_group(fn_km *km, int64_t first, int task, double *values) {
+    const int64_t d = km->d, width = d + 2;
+    const int64_t rows = km->n - first < km->chunk_rows ? km->n - first : km->chunk_rows;
+    const int64_t tiles = (rows + km->tile_rows - 1) / km->tile_rows;
+    double *sums = km->group_sums + (int64_t)task * km->k * width;
+    for (int64_t t = tiles * task / km->groups; t < tiles * (task + 1) / km->groups; t++)
+        for (int m = 0; m < km->n_moves[t]; m++) {
+            const fn_km_move *move = km->moves + t * km->tile_rows + m;
+            const int64_t row = first + move->row;
+            const double weight = fn_km_weight(&km->data, row);
+            if (weight == 0) continue;
+            weighted(km, row, 0, d, values);
+            values[d] = weight;
+            values[d + 1] = 1;
+            double *to = sums + km->labels[row] * width;
+            for (int64_t j = 0; j < width; j++) to[j] += values[j];
+            if (move->old < 0) continue;
+            double *from = sums + move->old * width;
+            for (int64_t j = 0; j < width; j++) from[j] -= values[j];
+        }
+}
+
+/* Task `task` of the moved rows of the chunk that begins at row `first`. */
+void fn_km_sum_tiles(fn_km *km, int64_t first, int task, int thread) {
+    double *values = km->scratch + (size_t)thread * km->scratch_stride;
+    if (km->groups)
+        sum_group(km, first, task, values);
+    else
+        sum_slice(km, first, task, values);
+}
+
+/* Add the groups' partial sums, in order, and clear them. */
+void fn_km_merge_groups(fn_km *km) {
+    const int64_t d = km->d, width = d + 2;
+    for (int g = 0; g < km->groups; g++)
+        for (int64_t j = 0; j < km->k; j++) {
+            double *part = km->group_sums + ((int64_t)g * km->k + j) * width;
+            km->kernel->add(part, false, d, km->sums + j * d, km->sums_low + j * d);
+            add(km->weights + j, km->weights_low + j, part[d]);
+            km->members[j] += (int64_t)part[d + 1];
+        }
+    if (km->groups)
+        memset(km->group_sums, 0, (size_t)(km->groups * km->k * width) * sizeof(double));
+}
+
+/* Sum of w |x - c|^2 over all rows, of the labels the sums belong to, without reading a row:
+ * |x|^2 - 2 x.c + |c|^2, each summed. Negative where cancellation leaves too few digits. */
+double fn_km_inertia_of_sums(const fn_km *km) {
+    double sum = km->total;
+    for (int64_t j = 0; j < km->k; j++) {
+        double product = 0, squares = 0;
+        if (!km->members[j]) continue;
+        for (int64_t c = 0; c < km->d; c++) {
+            const int64_t e = j * km->d + c;
+            const double center = km->centers[e] - km->shift[c];
+            product += center * (km->sums[e] + km->sums_low[e]);
+            squares += center * center;
+        }
+        sum += (km->weights[j] + km->weights_low[j]) * squares - 2 * product;
+    }
+    return sum > 1e-5 * km->total ? sum : -1;
 }
 
 /* ---- empty clusters ---- */
@@ -60,9 +123,10 @@ typedef struct {
 } far_point;
 
 /* The `count` points farthest from their centres, farthest first, ties to the lower row. */
-static void find_far(const fn_km *km, far_point *far, int count, double *row) {
+static int find_far(const fn_km *km, far_point *far, int count, double *row) {
     int found = 0;
     for (int64_t i = 0; i < km->n; i++) {
+        if (!(fn_km_weight(&km->data, i) > 0)) continue;
         fn_km_row(&km->rows, i, row);
         const double distance =
             fn_km_distance(row, km->centers + (int64_t)km->labels[i] * km->d, km->d);
@@ -72,6 +136,7 @@ static void find_far(const fn_km *km, far_point *far, int count, double *row) {
         for (; p > 0 && far[p - 1].distance < distance; p--) far[p] = far[p - 1];
         far[p] = (far_point){distance, i};
     }
+    return found;
 }
 
 /* As scikit-learn does: each empty cluster gets one of the points farthest from their centres,
@@ -81,8 +146,8 @@ static fn_status relocate(const fn_km *km, double *sums, double *weights, int n_
     far_point *far = fn_alloc((size_t)n_empty * sizeof *far);
     double *row = fn_alloc((size_t)km->d * sizeof *row);
     if (far && row) {
-        find_far(km, far, n_empty, row);
-        for (int64_t j = 0, e = 0; j < km->k && far[0].distance > 0 && e < n_empty; j++) {
+        const int found = find_far(km, far, n_empty, row);
+        for (int64_t j = 0, e = 0; j < km->k && e < found && far[0].distance > 0; j++) {
             if (km->members[j] || km->fixed[j]) continue;
             const int64_t i = far[e++].row, from = km->labels[i];
             const double weight = fn_km_weight(&km->data, i);

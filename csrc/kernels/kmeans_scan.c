@@ -1,0 +1,273 @@
+/* kmeans_scan.c - blocks of points against all centres: a tile of 4 vectors of points and 3 centres
+ * in registers, and only the minima leave it: the (n, k) distances are never in memory.
+ */
+#include "kernels/level.h"
+#include "kmeans/kernels.h"
+
+enum { VECTORS = 4, BLOCK = VECTORS * LANES, GROUP = FN_KM_GROUP };
+
+FN_INLINE vf choose(vi mask, vf a, vf b) {
+#if FN_LANES == 8
+    return (vf)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)mask);
+#else
+    return v_where(mask, a, b);
+#endif
+}
+
+/* Scores of GROUP centres for a block: half[c] + sum over q of coords[c][q] * block[q]. */
+FN_INLINE void score(const fn_km_scan *scan, int64_t center, const float *block,
+                     vf s[GROUP][VECTORS]) {
+    const int q = scan->q;
+    const float *coords = scan->coords + center * q;
+    for (int c = 0; c < GROUP; c++)
+        for (int v = 0; v < VECTORS; v++) s[c][v] = v_set(scan->half[center + c]);
+    for (int l = 0; l < q; l++) {
+        vf point[VECTORS];
+        for (int v = 0; v < VECTORS; v++) point[v] = v_load(block + l * BLOCK + v * LANES);
+        for (int c = 0; c < GROUP; c++) {
+            const vf x = v_set(coords[(int64_t)c * q + l]);
+            for (int v = 0; v < VECTORS; v++) s[c][v] = v_fma(x, point[v], s[c][v]);
+        }
+    }
+}
+
+static void nearest(const fn_km_scan *scan, const float *block, float *best, float *second,
+                    int32_t *index) {
+    vf least[VECTORS], next[VECTORS];
+    vi at[VECTORS];
+    for (int v = 0; v < VECTORS; v++) {
+        least[v] = next[v] = v_set(INFINITY);
+        at[v] = v_seti(0);
+    }
+    for (int64_t j = 0; j < scan->k_padded; j += GROUP) {
+        vf s[GROUP][VECTORS];
+        score(scan, j, block, s);
+        for (int c = 0; c < GROUP; c++)
+            for (int v = 0; v < VECTORS; v++) {
+                const vi lower = s[c][v] < least[v];
+                next[v] = v_min(next[v], v_max(least[v], s[c][v]));
+                at[v] = v_bits(choose(lower, v_float(v_seti((int32_t)j + c)), v_float(at[v])));
+                least[v] = v_min(least[v], s[c][v]);
+            }
+    }
+    for (int v = 0; v < VECTORS; v++) {
+        v_store(best + v * LANES, least[v]);
+        v_store(second + v * LANES, next[v]);
+        *(vi_loose *)(index + v * LANES) = at[v];
+    }
+}
+
+/* Note the lanes of `mask`; returns the new number, or -1. */
+static int note(vi mask, vf s, int center, int point, fn_km_candidate *found, int n, int most) {
+    if (n + LANES > most) return -1;
+    for (int i = 0; i < LANES; i++)
+        if (mask[i]) found[n++] = (fn_km_candidate){center, point + i, s[i]};
+    return n;
+}
+
+static int below(const fn_km_scan *scan, const float *block, const float *limit, float *rest,
+                 fn_km_candidate *found, int most) {
+    vf lowest[VECTORS], bound[VECTORS];
+    int n = 0;
+    for (int v = 0; v < VECTORS; v++) {
+        lowest[v] = v_set(INFINITY);
+        bound[v] = v_load(limit + v * LANES);
+    }
+    for (int64_t j = 0; j < scan->k_padded; j += GROUP) {
+        vf s[GROUP][VECTORS];
+        score(scan, j, block, s);
+        for (int v = 0; v < VECTORS; v++) {
+            vf least = s[0][v];
+            for (int c = 1; c < GROUP; c++) least = v_min(least, s[c][v]);
+            if (!v_any(least < bound[v])) {
+                lowest[v] = v_min(lowest[v], least);
+                continue;
+            }
+            for (int c = 0; c < GROUP; c++) {
+                const vi mask = s[c][v] < bound[v];
+                lowest[v] = v_min(lowest[v], choose(mask, v_set(INFINITY), s[c][v]));
+                if (!v_any(mask)) continue;
+                n = note(mask, s[c][v], (int)j + c, v * LANES, found, n, most);
+                if (n < 0) return -1;
+            }
+        }
+    }
+    for (int v = 0; v < VECTORS; v++) v_store(rest + v * LANES, lowest[v]);
+    return n;
+}
+
+static float dot(const float *x, const float *y, int64_t d) {
+    vf sum[4] = {{0}, {0}, {0}, {0}};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= d; i += 4 * LANES)
+        for (int u = 0; u < 4; u++)
+            sum[u] = v_fma(v_load(x + i + u * LANES), v_load(y + i + u * LANES), sum[u]);
+    for (; i + LANES <= d; i += LANES) sum[0] = v_fma(v_load(x + i), v_load(y + i), sum[0]);
+    float total = v_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    for (; i < d; i++) total += x[i] * y[i];
+    return total;
+}
+
+static void squares(const float *block, int d, float error_root, float *out, float *error) {
+    for (int v = 0; v < VECTORS; v++) {
+        vf sum = {0};
+        for (int l = 0; l < d; l++) {
+            const vf x = v_load(block + l * BLOCK + v * LANES);
+            sum = v_fma(x, x, sum);
+        }
+        v_store(out + v * LANES, sum);
+        v_store(error + v * LANES, v_sqrt(sum) * (error_root * (1 + (float)(d + 8) * 0x1p-23f)));
+    }
+}
+
+static void lowest(const float *products, const float *half, const float *errors, float length,
+                   int64_t k, float *best, float *second, int32_t *index) {
+    vf least = v_set(INFINITY), next = least;
+    vi at = v_seti(0), lane;
+    for (int i = 0; i < LANES; i++) lane[i] = i;
+    int64_t j = 0;
+    for (; j + LANES <= k; j += LANES) {
+        vf s = v_load(half + j) - v_load(products + j);
+        s = v_fma(v_set(-length), v_load(errors + j), s);
+        const vi lower = s < least;
+        next = v_min(next, v_max(least, s));
+        at = v_bits(choose(lower, v_float(v_seti((int32_t)j) + lane), v_float(at)));
+        least = v_min(least, s);
+    }
+    float one = INFINITY, two = INFINITY;
+    int32_t where = 0;
+    for (int i = 0; i < LANES; i++) {
+        if (next[i] < two) two = next[i];
+        if (least[i] < one || (least[i] == one && at[i] < where)) {
+            if (one < two) two = one;
+            one = least[i], where = at[i];
+        } else if (least[i] < two) {
+            two = least[i];
+        }
+    }
+    for (; j < k; j++) {
+        const float s = half[j] - products[j] - length * errors[j];
+        if (s < one) {
+            two = one, one = s, where = (int32_t)j;
+        } else if (s < two) {
+            two = s;
+        }
+    }
+    *best = one, *second = two, *index = where;
+}
+
+typedef double vd __attribute__((vector_size(8 * LANES)));
+typedef double vd_loose __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
+
+static void add(const double *x, bool minus, int64_t n, double *sum, double *low) {
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const vd before = *(vd_loose *)(sum + i), there = *(const vd_loose *)(x + i);
+        const vd part = minus ? -there : there, after = before + part, got = after - before;
+        *(vd_loose *)(low + i) += (before - (after - got)) + (part - got);
+        *(vd_loose *)(sum + i) = after;
+    }
+    for (; i < n; i++) {
+        const double before = sum[i], part = minus ? -x[i] : x[i], after = before + part;
+        const double got = after - before;
+        low[i] += (before - (after - got)) + (part - got);
+        sum[i] = after;
+    }
+}
+
+/* sum += weight * (row - shift); returns |row - shift|^2. */
+static double survey(const double *row, const double *shift, double weight, int64_t d,
+                     double *sum) {
+    vd squares = {0};
+    const vd w = weight - (vd){0};
+    int64_t j = 0;
+    for (; j + LANES <= d; j += LANES) {
+        const vd x = *(const vd_loose *)(row + j) - *(const vd_loose *)(shift + j);
+        *(vd_loose *)(sum + j) += w * x;
+        squares += x * x;
+    }
+    double total = 0;
+    for (int i = 0; i < LANES; i++) total += squares[i];
+    for (; j < d; j++) {
+        const double x = row[j] - shift[j];
+        sum[j] += weight * x;
+        total += x * x;
+    }
+    return total;
+}
+
+/* Outward by a few roundings: bounds stay bounds. */
+static const float grow = 1.0f + 0x1p-21f;
+
+static int filter(const int32_t *labels, const float *up, const float *down, const float *apart,
+                  int count, float *upper, float *lower, int32_t *list) {
+    int n = 0;
+    for (int i = 0; i < count; i++) {
+        const int32_t label = labels[i];
+        const float ub = (upper[i] + up[label]) * grow;
+        const float lb = (lower[i] - down[label]) - (fabsf(lower[i]) + down[label]) * (grow - 1);
+        upper[i] = ub;
+        lower[i] = lb;
+        list[n] = i;
+        n += !(ub < lb) & !(ub < apart[label]);
+    }
+    return n;
+}
+
+static void transpose(const float *rows, int64_t ld, const int32_t *list, int count, int q,
+                      float *out) {
+    for (int i = 0; i < BLOCK; i += 4) {
+        const float *row[4];
+        for (int r = 0; r < 4; r++) {
+            const int at = i + r < count ? i + r : 0;
+            row[r] = rows + (list ? list[at] : at) * ld;
+        }
+        int l = 0;
+        for (; l + 4 <= q; l += 4) {
+            const vq a = *(const vq_loose *)(row[0] + l), b = *(const vq_loose *)(row[1] + l);
+            const vq c = *(const vq_loose *)(row[2] + l), e = *(const vq_loose *)(row[3] + l);
+            const vq ab = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+            const vq ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+            const vq ce = __builtin_shufflevector(c, e, 0, 4, 1, 5);
+            const vq ce2 = __builtin_shufflevector(c, e, 2, 6, 3, 7);
+            *(vq_loose *)(out + l * BLOCK + i) = __builtin_shufflevector(ab, ce, 0, 1, 4, 5);
+            *(vq_loose *)(out + (l + 1) * BLOCK + i) = __builtin_shufflevector(ab, ce, 2, 3, 6, 7);
+            *(vq_loose *)(out + (l + 2) * BLOCK + i) =
+                __builtin_shufflevector(ab2, ce2, 0, 1, 4, 5);
+            *(vq_loose *)(out + (l + 3) * BLOCK + i) =
+                __builtin_shufflevector(ab2, ce2, 2, 3, 6, 7);
+        }
+        for (; l < q; l++)
+            for (int r = 0; r < 4; r++) out[l * BLOCK + i + r] = row[r][l];
+    }
+}
+
+/* Dense rows as float32, less the shift. */
+static void load(const fn_km_data *data, const float *shift, int64_t first, const int32_t *list,
+                 int count, float *out, int64_t ld) {
+    const int64_t d = data->d;
+    for (int i = 0; i < count; i++) {
+        const int64_t row = first + (list ? list[i] : i);
+        const char *start = (const char *)data->values + row * data->row_bytes;
+        float *to = out + i * ld;
+        if (data->dtype == FN_F64)
+            for (int64_t j = 0; j < d; j++)
+                to[j] = (float)(((const double *)start)[j] - (double)shift[j]);
+        else
+            for (int64_t j = 0; j < d; j++) to[j] = ((const float *)start)[j] - shift[j];
+    }
+}
+
+const fn_km_kernels FN_LEVELED(kmeans) = {
+    .block = BLOCK,
+    .load = load,
+    .transpose = transpose,
+    .nearest = nearest,
+    .below = below,
+    .dot = dot,
+    .filter = filter,
+    .squares = squares,
+    .lowest = lowest,
+    .add = add,
+    .survey = survey,
+};

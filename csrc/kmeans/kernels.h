@@ -1,0 +1,64 @@
+/* kernels.h - what k-means asks of a SIMD level: rows into blocks, blocks against centres.
+ *
+ * Scores are lower bounds: score(x, c) <= |x - c|^2 / 2 - |x|^2 / 2, rounding included, because the
+ * last coordinates of a block and of the centres are error terms whose product is taken off. See
+ * docs/kmeans.md for the derivation.
+ */
+#ifndef FN_KM_KERNELS_H
+#define FN_KM_KERNELS_H
+
+#include <stdint.h>
+
+#include "kmeans.h"
+
+enum { FN_KM_MOST_BLOCK = 64, FN_KM_GROUP = 3 }; /* points in a block: 4 vectors of the level */
+
+typedef struct {
+    int q;               /* coordinates of a block */
+    int64_t k, k_padded; /* a multiple of FN_KM_GROUP */
+    float *coords;       /* (k_padded, q): minus the centres */
+    float *half;         /* (k_padded): |c|^2 / 2, rounded down; infinite beyond k */
+    float *slack;        /* (k): what the true score may exceed the bound by, product terms aside */
+} fn_km_scan;
+
+typedef struct {
+    int32_t center, point;
+    float score;
+} fn_km_candidate;
+
+typedef struct fn_km_kernels {
+    int block;
+    /* Rows first + list[i] (i < count; list NULL: first + i), less `shift`, to out (count, ld). */
+    void (*load)(const fn_km_data *data, const float *shift, int64_t first, const int32_t *list,
+                 int count, float *out, int64_t ld);
+    /* Rows list[i] of (rows, ld) to columns: out (q, block); columns past count repeat the first.
+     */
+    void (*transpose)(const float *rows, int64_t ld, const int32_t *list, int count, int q,
+                      float *out);
+    /* The lowest score of each point, its centre, and the second lowest score. */
+    void (*nearest)(const fn_km_scan *scan, const float *block, float *best, float *second,
+                    int32_t *index);
+    /* Every (point, centre) whose score is below the point's limit, centres ascending within a
+     * point; `rest` is the lowest score of the others. Returns their number, or -1: above `most`.
+     */
+    int (*below)(const fn_km_scan *scan, const float *block, const float *limit, float *rest,
+                 fn_km_candidate *found, int most);
+    /* |x|^2 of each point of a block of d coordinates; error: its root times error_root. */
+    void (*squares)(const float *block, int d, float error_root, float *squares, float *error);
+    /* The lowest of half[j] - products[j] - length * errors[j], its j, and the second lowest. */
+    void (*lowest)(const float *products, const float *half, const float *errors, float length,
+                   int64_t k, float *best, float *second, int32_t *index);
+    /* sum += x (or -= where `minus`) as unevaluated pairs, n columns of float64. */
+    void (*add)(const double *x, bool minus, int64_t n, double *sum, double *low);
+    /* sum += weight * (row - shift); returns |row - shift|^2. */
+    double (*survey)(const double *row, const double *shift, double weight, int64_t d, double *sum);
+    /* Sums over columns of x * y, in 4 vectors: the rounding error is at most (d / (4 lanes) + 10)
+     * units of |x| |y|. */
+    float (*dot)(const float *x, const float *y, int64_t d);
+    /* Columns of one point whose bounds moved: ub += up[label], lb -= down[label]; rows that may
+     * have another nearest centre go to list. Returns their number. */
+    int (*filter)(const int32_t *labels, const float *up, const float *down, const float *apart,
+                  int count, float *upper, float *lower, int32_t *list);
+} fn_km_kernels;
+
+#endif

@@ -1,0 +1,141 @@
+/* prepare.c - once an iteration: the centres as the kernels read them, and how far they moved.
+ *
+ * Error terms, with u = 2^-24 and gamma_m = m u (rounded up throughout): rows and centres are
+ * rounded once to float32, and a score is a sum of q products from |c|^2 / 2, so its error is at
+ * most gamma (|c|^2 / 2 + |x| |c|). The first part is taken off `half`, the second becomes the last
+ * coordinate: sqrt(gamma) |x| times sqrt(gamma) |c|.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "gemm.h"
+#include "kmeans/km.h"
+
+enum { CENTERS = 16 }; /* of a tile */
+
+static const double unit = 0x1p-24;
+static const float up = 1.0f + 0x1p-20f;
+
+/* Error constants of the chosen mode; `p` columns of projections, d rows of the basis. */
+void fn_km_errors(fn_km *km) {
+    const double d = (double)km->d, p = km->p;
+    double scores = d + 16;
+    if (km->mode == FN_KM_MODE_PROJECTED)
+        scores = 2 * sqrt(p) * (d + 4) + p + 32 + km->basis_error / unit;
+    km->error_root = (float)sqrt(scores * unit * 1.1) * up;
+    km->half_error = (float)((km->mode == FN_KM_MODE_PROJECTED ? p + 16 : d + 16) * unit * 1.1);
+    km->dot_error = (float)((d / 16 + 24) * unit * 1.1) + km->half_error;
+    km->square_error = (float)((km->mode == FN_KM_MODE_NARROW ? d + 24 : d / 16 + 32) * unit * 1.1);
+}
+
+typedef struct {
+    fn_km *km;
+    int tiles, pass;
+} preparation;
+
+static int prepare_next(void *context) {
+    preparation *p = context;
+    return p->pass++ ? -1 : p->tiles;
+}
+
+/* The projection of centres [j, end) and what it leaves out, as negative coordinates. */
+static void project_centers(fn_km *km, int64_t j, int64_t end, float *room) {
+    const int p = km->p, q = km->scan.q;
+    const int64_t rows = end - j;
+    float *inside = room, *back = room + CENTERS * p;
+    fn_sgemm(false, false, rows, p, km->d, km->rounded + j * km->ld, km->ld, km->basis, p, 0,
+             inside, p);
+    fn_sgemm(false, true, rows, km->d, p, inside, p, km->basis, p, 0, back, km->d);
+    for (int64_t r = 0; r < rows; r++) {
+        float *coords = km->scan.coords + (j + r) * q;
+        for (int l = 0; l < p; l++) coords[l] = -inside[r * p + l];
+        double left = 0;
+        for (int64_t c = 0; c < km->d; c++) {
+            const double gap =
+                (double)km->rounded[(j + r) * km->ld + c] - (double)back[r * km->d + c];
+            left += gap * gap;
+        }
+        const double slop = (p + 8) * unit * 1.1 * sqrt((double)p) * (double)km->lengths[j + r];
+        coords[p] = -(float)(sqrt(left) + slop) * up;
+        coords[p + 1] = -km->lengths[j + r] * km->error_root * up;
+    }
+}
+
+static void prepare_run(void *context, int tile, int thread) {
+    fn_km *km = ((preparation *)context)->km;
+    const int64_t first = (int64_t)tile * CENTERS, d = km->d;
+    const int64_t end = first + CENTERS < km->k ? first + CENTERS : km->k;
+    for (int64_t j = first; j < end; j++) {
+        const double *center = km->centers + j * d;
+        float *rounded = km->rounded + j * km->ld;
+        double squares = 0;
+        for (int64_t c = 0; c < d; c++) {
+            const double x = center[c] - km->shift[c];
+            rounded[c] = (float)x;
+            squares += x * x;
+        }
+        km->lengths[j] = (float)sqrt(squares) * up;
+        const float half = (float)(0.5 * squares), bias = half * km->half_error + 1e-36f;
+        km->scan.half[j] = half - bias;
+        km->scan.slack[j] = 2.5f * bias;
+        if (km->mode == FN_KM_MODE_NARROW) {
+            float *coords = km->scan.coords + j * km->scan.q;
+            for (int64_t c = 0; c < d; c++) coords[c] = -rounded[c];
+            coords[d] = -km->lengths[j] * km->error_root * up;
+        } else if (km->mode == FN_KM_MODE_DENSE) {
+            km->scan.coords[j] = km->lengths[j] * km->error_root * km->error_root * up;
+        }
+        const double moved =
+            sqrt(fn_km_distance(center, km->previous + j * d, d)); /* of no use at the start */
+        km->drift[j] = (float)moved * up;
+    }
+    if (km->mode == FN_KM_MODE_PROJECTED)
+        project_centers(km, first, end, (float *)(km->spaces + (size_t)thread * km->space_bytes));
+}
+
+/* The farthest that any other centre moved. */
+static void other_drifts(fn_km *km) {
+    float most = 0, next = 0;
+    int64_t at = 0;
+    for (int64_t j = 0; j < km->k; j++) {
+        if (km->drift[j] > most)
+            next = most, most = km->drift[j], at = j;
+        else if (km->drift[j] > next)
+            next = km->drift[j];
+    }
+    for (int64_t j = 0; j < km->k; j++) km->drift_others[j] = j == at ? next : most;
+}
+
+/* Half the distance to the nearest other centre, rounded down, where that is cheap to know. */
+static void measure_apart(fn_km *km) {
+    const bool cheap = (double)km->k * (double)km->k * (double)km->d < 0.02 * (double)km->n * 64;
+    for (int64_t j = 0; j < km->k; j++) km->apart[j] = 0;
+    if (!cheap || km->k < 2) return;
+    for (int64_t j = 0; j < km->k; j++) {
+        double least = INFINITY;
+        for (int64_t o = 0; o < km->k; o++) {
+            if (o == j) continue;
+            const double gap =
+                fn_km_distance(km->centers + j * km->d, km->centers + o * km->d, km->d);
+            if (gap < least) least = gap;
+        }
+        km->apart[j] = (float)(0.5 * sqrt(least)) / up;
+    }
+}
+
+size_t fn_km_prepare_bytes(const fn_km *km) {
+    return (size_t)CENTERS * (size_t)(km->p + km->d) * sizeof(float);
+}
+
+void fn_km_prepare(fn_km *km) {
+    const int tiles = (int)((km->k + CENTERS - 1) / CENTERS);
+    preparation p = {km, tiles, 0};
+    const double work = (double)(km->k * km->d) * (km->mode == FN_KM_MODE_PROJECTED ? km->p : 4);
+    fn_parallel_run(fn_km_threads(km, work * 0.1, 1),
+                    &(fn_work_list){prepare_next, prepare_run, &p, 1e6});
+    km->exact_only = false;
+    for (int64_t j = 0; j < km->k; j++)
+        if (!(km->lengths[j] < 1e15f)) km->exact_only = true;
+    other_drifts(km);
+    measure_apart(km);
+}

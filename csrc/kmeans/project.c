@@ -1,0 +1,125 @@
+/* project.c - the leading principal directions of a sample, and every row projected on them.
+ *
+ * Randomised subspace iteration (Halko, Martinsson, Tropp 2011) on a sample of rows. The basis need
+ * not be exact: any orthonormal one gives true bounds, a good one gives tight ones. How far from
+ * orthonormal rounding left it is measured and enters the error terms.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "gemm.h"
+#include "kernels/philox.h"
+#include "kmeans/km.h"
+
+enum { SAMPLE = 1024, ROUNDS = 2, PROJECT_TILE = 64 };
+
+/* Orthonormalise the columns of v (d, p) by Cholesky of v'v, twice; false if they are dependent. */
+static bool orthonormalise(float *v, int64_t d, int p, float *gram, double *factor) {
+    for (int round = 0; round < 2; round++) {
+        fn_sgemm(true, false, p, p, d, v, p, v, p, 0, gram, p);
+        for (int i = 0; i < p; i++)
+            for (int j = 0; j <= i; j++) {
+                double sum = (double)gram[i * p + j];
+                for (int l = 0; l < j; l++) sum -= factor[i * p + l] * factor[j * p + l];
+                if (i != j)
+                    factor[i * p + j] = sum / factor[j * p + j];
+                else if (sum > 1e-6 * (double)gram[i * p + i] && sum > 1e-30)
+                    factor[i * p + i] = sqrt(sum);
+                else
+                    return false;
+            }
+        for (int64_t r = 0; r < d; r++) { /* row := row * inverse(factor') */
+            float *row = v + r * p;
+            for (int i = 0; i < p; i++) {
+                double sum = (double)row[i];
+                for (int l = 0; l < i; l++) sum -= (double)row[l] * factor[i * p + l];
+                row[i] = (float)(sum / factor[i * p + i]);
+            }
+        }
+    }
+    return true;
+}
+
+/* The largest row sum of |v'v - 1|: at least its norm, rounding of the products included. */
+static double basis_error(const float *v, int64_t d, int p, float *gram) {
+    double most = 0;
+    fn_sgemm(true, false, p, p, d, v, p, v, p, 0, gram, p);
+    for (int i = 0; i < p; i++) {
+        double sum = 0;
+        for (int j = 0; j < p; j++) sum += fabs((double)gram[i * p + j] - (i == j));
+        if (sum > most) most = sum;
+    }
+    return most + 0x1p-24 * sqrt((double)d) * p * 4;
+}
+
+/* A basis from `sample` (rows, ld); returns the share of its variance that lies outside, or 2. */
+static double find_basis(fn_km *km, const float *sample, int rows, float *room) {
+    const int p = km->p;
+    const int64_t d = km->d;
+    float *v = km->basis, *inside = room, *gram = inside + (int64_t)rows * p;
+    double *factor = (double *)(gram + (int64_t)p * p);
+    for (int64_t e = 0; e < d * p; e++) {
+        const fn_philox4 r = fn_philox(1, 99, (uint64_t)e);
+        v[e] = (float)(int32_t)r.v[0] * 0x1p-31f;
+    }
+    for (int round = 0; round < ROUNDS; round++) {
+        fn_sgemm(false, false, rows, p, d, sample, km->ld, v, p, 0, inside, p);
+        fn_sgemm(true, false, d, p, rows, sample, km->ld, inside, p, 0, v, p);
+        if (!orthonormalise(v, d, p, gram, factor)) return 2;
+    }
+    km->basis_error = basis_error(v, d, p, gram);
+    fn_sgemm(false, false, rows, p, d, sample, km->ld, v, p, 0, inside, p);
+    double all = 0, kept = 0;
+    for (int i = 0; i < rows; i++) {
+        for (int64_t j = 0; j < d; j++)
+            all += (double)sample[i * km->ld + j] * (double)sample[i * km->ld + j];
+        for (int l = 0; l < p; l++) kept += (double)inside[i * p + l] * (double)inside[i * p + l];
+    }
+    return all > 0 ? 1 - kept / all : 2;
+}
+
+/* Choose a basis of p columns; false (nothing changed) where none would pay or memory ends. */
+bool fn_km_find_basis(fn_km *km, int p, double most_outside) {
+    const int rows = km->n < SAMPLE ? (int)km->n : SAMPLE;
+    km->p = p;
+    const size_t d = (size_t)km->d, cols = (size_t)p;
+    float *sample = fn_alloc((size_t)rows * (size_t)km->ld * sizeof *sample);
+    float *room = fn_alloc((rows * cols + cols * cols + 2 * cols * cols) * sizeof *room);
+    km->basis = fn_alloc(d * cols * sizeof *km->basis);
+    double *row = fn_alloc(d * sizeof *row), outside = 2;
+    if (sample && room && km->basis && row) {
+        for (int i = 0; i < rows; i++)
+            fn_km_load(km, km->n * i / rows, NULL, 1, sample + i * km->ld, km->ld, row);
+        outside = find_basis(km, sample, rows, room);
+    }
+    fn_free(sample);
+    fn_free(room);
+    fn_free(row);
+    if (outside <= most_outside && km->basis_error < 0.01) {
+        km->bytes += d * cols * sizeof *km->basis;
+        return true;
+    }
+    fn_free(km->basis);
+    km->basis = NULL;
+    km->p = 0;
+    return false;
+}
+
+/* Rows [first, first + count) to km->projected: coordinates, what they leave out, |x|^2. */
+void fn_km_project_rows(fn_km *km, int64_t first, int count, const float *rows,
+                        const double *squares) {
+    const int p = km->p;
+    const int64_t ld = km->projected_ld;
+    float *out = km->projected + first * ld;
+    const double slop =
+        4 * (km->basis_error + (sqrt((double)p) * (double)(km->d + 4) + p) * 0x1p-24);
+    fn_sgemm(false, false, count, p, km->d, rows, km->ld, km->basis, p, 0, out, ld);
+    for (int i = 0; i < count; i++) {
+        float *point = out + i * ld;
+        double left = squares[i];
+        for (int l = 0; l < p; l++) left -= (double)point[l] * (double)point[l];
+        left = (left > 0 ? left : 0) + slop * squares[i];
+        point[p] = (float)sqrt(left) * (1.0f + 0x1p-20f);
+        point[p + 1] = (float)squares[i];
+    }
+}
