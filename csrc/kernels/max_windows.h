@@ -81,37 +81,57 @@ static void W(halve_back_row)(int wo, int c, const float *a, const float *b, con
 }
 #undef FN_EACH_CHANNELS
 
-FN_INLINE W(vec) W(most)(const float *x, window v, int64_t line, int c) {
-    W(vec) m = W(at)(x + v.y0 * line + (int64_t)v.x0 * c);
-    for (int i = v.y0; i < v.y1; i++)
-        for (int j = v.x0; j < v.x1; j++) m = W(max)(m, W(at)(x + i * line + (int64_t)j * c));
+/* From here on a window is its first pixel and its size, which are constants for whole 3x3 windows:
+ * the compiler then unrolls them. */
+FN_INLINE W(vec) W(most)(const float *x, int rows, int cols, int64_t line, int c) {
+    W(vec) m = W(at)(x);
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < cols; j++) m = W(max)(m, W(at)(x + i * line + (int64_t)j * c));
     return m;
 }
 
-static void W(pool)(int c, int64_t line, window v, const float *x, float *y) {
+FN_INLINE void W(pool_sized)(int rows, int cols, int64_t line, int c, const float *x, float *y) {
     for (int k = 0; k < c; k += WIDTH) {
         const int at = channel_block(k, WIDTH, c);
-        W(put)(y + at, W(most)(x + at, v, line, c));
+        W(put)(y + at, W(most)(x + at, rows, cols, line, c));
     }
 }
 
 /* Adds to dx. The last vector overlaps the one before: lanes that had their turn get nothing. */
-static void W(pool_back)(int c, int64_t line, window v, const float *x, const float *dy,
-                         float *dx) {
+FN_INLINE void W(pool_back_sized)(int rows, int cols, int64_t line, int c, const float *x,
+                                  const float *dy, float *dx) {
     for (int k = 0; k < c; k += WIDTH) {
         const int at = channel_block(k, WIDTH, c);
-        const W(vec) m = W(most)(x + at, v, line, c);
-        W(mask) open;
-        for (int l = 0; l < WIDTH; l++) open[l] = at + l >= k ? -1 : 0;
-        const W(vec) g = W(at)(dy + at);
-        for (int i = v.y0; i < v.y1; i++)
-            for (int j = v.x0; j < v.x1; j++) {
+        const W(vec) m = W(most)(x + at, rows, cols, line, c);
+        W(vec) g = W(at)(dy + at);
+        for (int l = 0; l < k - at; l++) g[l] = 0;
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < cols; j++) {
                 const int64_t p = i * line + (int64_t)j * c + at;
-                const W(mask) hit = (W(at)(x + p) == m) & open;
+                const W(mask) hit = W(at)(x + p) == m;
                 W(put)(dx + p, W(at)(dx + p) + W(only)(hit, g));
-                open &= ~hit;
+                g = W(only)(~hit, g);
             }
     }
+}
+
+static void W(pool)(int c, int64_t line, window v, const float *x, float *y) {
+    const int rows = v.y1 - v.y0, cols = v.x1 - v.x0;
+    x += v.y0 * line + (int64_t)v.x0 * c;
+    if (rows == 3 && cols == 3)
+        W(pool_sized)(3, 3, line, c, x, y);
+    else
+        W(pool_sized)(rows, cols, line, c, x, y);
+}
+
+static void W(pool_back)(int c, int64_t line, window v, const float *x, const float *dy,
+                         float *dx) {
+    const int rows = v.y1 - v.y0, cols = v.x1 - v.x0;
+    const int64_t corner = v.y0 * line + (int64_t)v.x0 * c;
+    if (rows == 3 && cols == 3)
+        W(pool_back_sized)(3, 3, line, c, x + corner, dy, dx + corner);
+    else
+        W(pool_back_sized)(rows, cols, line, c, x + corner, dy, dx + corner);
 }
 
 #undef W
