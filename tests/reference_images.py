@@ -165,7 +165,77 @@ def sample_spatial_dropout(case, rng):
     return {"x": rng.standard_normal(shape), "mask": mask.astype(float)}
 
 
+# ----------------------------------------------------------------------------- normalisation
+
+
+def standardised(x, axes, epsilon):
+    """(z, 1 / std) with z = (x - mean) / std over `axes`."""
+    inverse = 1 / np.sqrt(x.var(axis=axes, keepdims=True) + epsilon)
+    return (x - x.mean(axis=axes, keepdims=True)) * inverse, inverse
+
+
+def standardised_backward(z, inverse, axes, dz):
+    return inverse * (dz - dz.mean(axis=axes, keepdims=True)
+                      - z * (dz * z).mean(axis=axes, keepdims=True))  # fmt: skip
+
+
+def in_groups(x, groups):
+    """(n, h, w, c) or (n, c) as (n, pixels, groups, c / groups)."""
+    return x.reshape(len(x), math.prod(x.shape[1:-1]), groups, x.shape[-1] // groups)
+
+
+def norm_forward(x, gamma=None, beta=None, *, epsilon, groups=None):
+    """Over the last axis, or over all pixels of each group of channels."""
+    if groups is None:
+        z = standardised(x, -1, epsilon)[0]
+    else:
+        z = standardised(in_groups(x, groups), (1, 3), epsilon)[0].reshape(x.shape)
+    return z * (1.0 if gamma is None else gamma) + (0.0 if beta is None else beta)
+
+
+def norm_backward(x, gamma=None, beta=None, *, dy, epsilon, groups=None):
+    parts, axes = (x, -1) if groups is None else (in_groups(x, groups), (1, 3))
+    z, inverse = standardised(parts, axes, epsilon)
+    dz = (dy * (1.0 if gamma is None else gamma)).reshape(parts.shape)
+    dx = standardised_backward(z, inverse, axes, dz).reshape(x.shape)
+    pixels = tuple(range(x.ndim - 1))
+    dgamma = None if gamma is None else (dy * z.reshape(x.shape)).sum(axis=pixels)
+    return dx, dgamma, None if beta is None else dy.sum(axis=pixels)
+
+
+def sample_norm(case, rng):
+    """Rows far from zero: a variance from sums of squares would lose its digits."""
+    arrays = sample_normal(case, rng)
+    arrays["x"] = arrays["x"] * rng.uniform(0.5, 2.0, case.shapes["x"][-1:]) + 30.0
+    return arrays
+
+
+def _norm(shape, affine=("gamma", "beta"), **attributes):
+    shapes = {"x": shape, **dict.fromkeys(affine, shape[-1:])}
+    return Case(shapes, {"epsilon": 1e-3, **attributes})
+
+
+_LAYER_NORMS = (
+    *(_norm(shape) for shape in ((7, 5), (1, 3), (0, 5), (3, 15), (5, 16), (2, 17), (3, 33),
+                                 (2, 97), (2, 300), (7, 3, 5), (2, 7, 5, 3), (2, 3, 2, 8))),
+    _norm((3, 9), ("gamma",)), _norm((3, 9), ("beta",)), _norm((3, 9), (), epsilon=0.5),
+)  # fmt: skip
+_GROUP_NORMS = (
+    *(_norm((n, 7, 5, 6), groups=groups) for n, groups in ((7, 2), (1, 3), (0, 2), (2, 1), (2, 6))),
+    *(_norm((2, 7, 5, c), groups=groups) for c, groups in (
+        (1, 1), (3, 1), (5, 5), (8, 2), (12, 4), (16, 8), (32, 32), (33, 3), (64, 32), (66, 11))),
+    _norm((2, 19, 21, 4), groups=2), _norm((3, 1, 1, 6), groups=2), _norm((3, 9, 4), groups=2),
+    _norm((5, 34), groups=2), _norm((2, 3, 5, 6), ("gamma",), groups=2),
+    _norm((2, 3, 5, 6), ("beta",), groups=3), _norm((2, 3, 5, 6), (), groups=2, epsilon=0.5),
+)  # fmt: skip
+
 IMAGE_OPS: dict[str, Op] = {
+    "layer_norm": Op(
+        norm_forward, norm_backward, _LAYER_NORMS, sample_norm, ("x", "gamma", "beta")
+    ),
+    "group_norm": Op(
+        norm_forward, norm_backward, _GROUP_NORMS, sample_norm, ("x", "gamma", "beta")
+    ),
     "max_pool": Op(max_pool_forward, max_pool_backward, _POOLS, sample_pool),
     "avg_pool": Op(avg_pool_forward, avg_pool_backward, _POOLS, sample_normal),
     "pad": Op(pad_forward, pad_backward, _PADS, sample_normal),

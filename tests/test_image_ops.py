@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import reference as ref
+import reference_images as ref_images
 from engine import Net, U, assert_within, dense
 from test_ops import cases_of, not_near_zero, samples, through
 
@@ -62,6 +63,55 @@ def test_upsample(level, case):
         assert_within(y, want, 16 * U * op.forward(abs(arrays["x"]), **case.attributes), "y")
         (size,) = op.backward(arrays["x"], abs(dy), **case.attributes)
         assert_within(dx, want_dx, 32 * U * size, "dx")
+
+
+def norm_case(name, case):
+    """Bounds: sums of n values lose at most (n + 64) U of the sum of their absolute values, and a
+    mean that is off by d moves x - mean by d."""
+    arrays, dy = samples(name, case)
+    affine = [k for k in ("gamma", "beta") if k in arrays]
+    attributes = case.attributes | {
+        "scale": int("gamma" in arrays),
+        "center": int("beta" in arrays),
+    }
+    layer = (name, {"params": [arrays[k].shape for k in affine], **attributes})
+    result = through([layer], [arrays[k] for k in affine], arrays["x"], dy)
+    if result is None:
+        return
+    x, gamma = arrays["x"], arrays.get("gamma", 1.0)
+    op = ref.OPS[name]
+    gradients = [g for g in op.backward(**arrays, dy=dy, **case.attributes) if g is not None]
+    not_near_zero(*gradients)
+    groups, epsilon = case.attributes.get("groups"), case.attributes["epsilon"]
+    parts, axes = (x, -1) if groups is None else (ref_images.in_groups(x, groups), (1, 3))
+    z, inverse = ref_images.standardised(parts, axes, epsilon)
+    n = x[0].size if groups else x.shape[-1]
+    off = np.broadcast_to(
+        (n / 16 + 16) * U * abs(parts).mean(axes, keepdims=True) * inverse, z.shape
+    )
+    z, off = abs(z).reshape(x.shape), off.reshape(x.shape)  # off: of z, from the mean
+    moved = (off + 64 * U) * (1 + z)
+    assert_within(result[0], op.forward(**arrays, **case.attributes),
+                  moved * abs(gamma) + 4 * U * abs(arrays.get("beta", 0.0)), "y")  # fmt: skip
+    dz = abs(dy * gamma).reshape(parts.shape)
+    size = dz + dz.mean(axes, keepdims=True) * (1 + z.reshape(parts.shape)) ** 2 * 4
+    size = np.broadcast_to(size * inverse, parts.shape).reshape(x.shape)
+    assert_within(result[1], gradients[0], 2 * moved.max() * size, "dx")
+    pixels = tuple(range(x.ndim - 1))
+    sums = {"gamma": (abs(dy) * (moved + n * U * z)).sum(pixels),
+            "beta": (len(x) * n + 8) * U * abs(dy).sum(pixels)}  # fmt: skip
+    for got, want, which in zip(result[2:], gradients[1:], affine, strict=True):
+        assert_within(got, want, sums[which], which)
+
+
+@cases_of("layer_norm")
+def test_layer_norm(level, case):
+    norm_case("layer_norm", case)
+
+
+@cases_of("group_norm")
+def test_group_norm(level, case):
+    norm_case("group_norm", case)
 
 
 @cases_of("spatial_dropout")

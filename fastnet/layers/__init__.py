@@ -22,6 +22,7 @@ from .core import (
     Rescale,
     Reshape,
 )
+from .normalization import GroupNorm, LayerNorm
 from .pooling import (
     AvgPool1D,
     AvgPool2D,
@@ -44,6 +45,7 @@ from .shaping import (
 )
 
 Rescaling = Rescale
+LayerNormalization, GroupNormalization = LayerNorm, GroupNorm
 MaxPooling1D, MaxPooling2D = MaxPool1D, MaxPool2D
 AveragePooling1D, AveragePooling2D = AvgPool1D, AvgPool2D
 GlobalMaxPooling1D, GlobalMaxPooling2D = GlobalMaxPool1D, GlobalMaxPool2D
@@ -70,8 +72,12 @@ __all__ = [
     "GlobalMaxPool2D",
     "GlobalMaxPooling1D",
     "GlobalMaxPooling2D",
+    "GroupNorm",
+    "GroupNormalization",
     "Input",
     "Layer",
+    "LayerNorm",
+    "LayerNormalization",
     "MaxPool1D",
     "MaxPool2D",
     "MaxPooling1D",
