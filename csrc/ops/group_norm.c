@@ -2,10 +2,10 @@
  * pixels of a group of channels, for each image on its own (Wu and He, ECCV 2018); as many groups
  * as channels make it instance normalisation.
  *
- * Channels repeat every c values. All loops run over a *stretch* of whole pixels that is a multiple
- * of any vector, with what belongs to a channel written out once for each place in it: so they are
- * plain loops over contiguous values, however few channels there are. Sums of a channel are kept
- * for each place of a stretch apart, and added in float64 at the end.
+ * Channels repeat every c values. All loops run over a *stretch* of whole pixels, 64 values or
+ * more, with what belongs to a channel written out once for each place in it: so they are plain
+ * loops over contiguous values, however few channels there are. Sums of a channel are kept for each
+ * place of a stretch apart, and added in float64 at the end.
  */
 #include "kernels/image.h"
 
@@ -21,13 +21,8 @@ typedef struct {
     float *at[N_STRETCHES];
 } norm;
 
-/* Values of whole pixels: a multiple of 16 floats and at least 64, unless there are many channels.
- */
-static int stretch_of(int channels) {
-    int pixels = 1;
-    while (channels < 64 && (channels * pixels % 16 || channels * pixels < 64)) pixels++;
-    return channels * pixels;
-}
+/* Values of whole pixels: enough for a few vectors. */
+static int stretch_of(int channels) { return (63 + channels) / channels * channels; }
 
 static norm norm_of(const fn_call *call, const fn_op *op, fn_tile tile) {
     const fn_buffer *b = &call->plan->buffers[op->in[0]];
