@@ -41,6 +41,15 @@ def test_names_of_keras(alias):
     assert getattr(layers, alias) is getattr(layers, ALIASES[alias])
 
 
+def test_names_of_keras_for_normalisation():
+    assert layers.LayerNormalization is layers.LayerNorm
+    assert layers.GroupNormalization is layers.GroupNorm
+    norm = layers.GroupNorm()
+    assert (norm.groups, norm.epsilon, norm.center, norm.scale) == (32, 1e-3, True, True)
+    assert layers.LayerNorm().epsilon == 1e-3
+    layers.LayerNorm(axis=[-1])
+
+
 def test_default_names_are_those_of_keras():
     stack = [layers.MaxPool2D(), layers.MaxPool2D(), layers.ZeroPadding2D(), layers.UpSampling2D()]
     net = fn.Sequential([layers.Input((8, 8, 1)), *stack])
@@ -86,6 +95,16 @@ def test_defaults_are_those_of_keras():
         (lambda: layers.UpSampling2D(0), ValueError, r"size\[0\]"),
         (lambda: layers.UpSampling2D(interpolation="cubic"), ValueError, "bilinear, nearest"),
         (lambda: layers.SpatialDropout2D(1), ValueError, "rate"),
+        (lambda: layers.LayerNorm(epsilon=0), ValueError, "epsilon"),
+        (lambda: layers.LayerNorm(axis=(1, 2)), TypeError, "axis of LayerNorm must be -1"),
+        (lambda: apply(layers.LayerNorm(axis=1), images()), ValueError, "axis must be -1, got 1"),
+        (lambda: layers.GroupNorm(0), ValueError, "groups must be an integer >= 1"),
+        (lambda: layers.GroupNorm(2.0), TypeError, "groups"),
+        (
+            lambda: apply(layers.GroupNorm(2), images()),
+            ValueError,
+            r"layer 'group_norm': groups must divide the channels: got groups=2 for .*\(7, 5, 3\)",
+        ),
     ],
 )
 def test_wrong_arguments(make, error, message):
@@ -242,6 +261,46 @@ def test_upsampling_of_torch():
         np.testing.assert_allclose(y, np.moveaxis(want, 1, -1), rtol=1e-5, atol=1e-6)
 
 
+def test_normalisation():
+    x = images(4, 7, 5, 6) * 3 + 10
+    y = apply(layers.LayerNorm(gamma_initializer=lambda shape, rng: np.arange(6.0)), x)
+    mean, var = x.mean(axis=-1, keepdims=True), x.var(axis=-1, keepdims=True)
+    want = (x - mean) / np.sqrt(var + 1e-3) * np.arange(6)
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4)
+    for groups in (1, 2, 6, -1):
+        g = 6 if groups == -1 else groups
+        parts = x.reshape(4, 35, g, 6 // g)
+        mean, var = (f(parts, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+        want = ((parts - mean) / np.sqrt(var + 0.01)).reshape(x.shape)
+        y = apply(layers.GroupNorm(groups, epsilon=0.01, center=False), x)
+        np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4)
+    assert np.array_equal(apply(layers.GroupNorm(-1), x), apply(layers.GroupNorm(6), x))
+
+
+@pytest.mark.parametrize("kind", ["layer", "group"])
+def test_normalisation_of_torch(kind):
+    torch = pytest.importorskip("torch")
+    x, target = images(4, 7, 5, 6), images(4, 7, 5, 6, seed=1) * 10
+    layer = layers.LayerNorm(epsilon=1e-5) if kind == "layer" else layers.GroupNorm(2, epsilon=1e-5)
+    net = fn.Sequential([layers.Input((7, 5, 6)), layers.LayerNorm(), layer], seed=0)
+    net.build()
+    rng = np.random.default_rng(3)
+    net.set_weights([w + 0.3 * rng.standard_normal(w.shape) for w in net.get_weights()])
+    start = net.get_weights()
+    got = fn.Trainer(net, loss="mse", optimizer="sgd").gradients(x, target)
+    w = [torch.tensor(v, requires_grad=True) for v in start]
+    z = torch.nn.functional.layer_norm(torch.tensor(x), (6,), w[0], w[1], 1e-3)
+    if kind == "layer":
+        y = torch.nn.functional.layer_norm(z, (6,), w[2], w[3], 1e-5)
+    else:
+        y = torch.nn.functional.group_norm(z.movedim(-1, 1), 2, w[2], w[3], 1e-5).movedim(1, -1)
+    torch.nn.functional.mse_loss(y, torch.tensor(target)).backward()
+    np.testing.assert_allclose(net.predict(x), y.detach().numpy(), rtol=1e-4, atol=1e-5)
+    for a, b in zip(got, w, strict=True):
+        np.testing.assert_allclose(a, b.grad.numpy(), rtol=1e-4, atol=1e-5)
+        assert np.abs(a).max() > 0.01
+
+
 # ----------------------------------------------------------------------------- in networks
 
 
@@ -251,7 +310,8 @@ def test_dropout_of_channels_is_for_training_only():
 
 
 MANY = [
-    layers.ZeroPadding2D(((1, 2), (0, 3))), layers.MaxPool2D(3, 1, "same"),
+    layers.ZeroPadding2D(((1, 2), (0, 3))), layers.MaxPool2D(3, 1, "same"), layers.GroupNorm(-1),
+    layers.LayerNorm(epsilon=0.01, center=False), layers.GroupNorm(3, scale=False),
     layers.UpSampling2D(2, interpolation="bilinear"), layers.AvgPool2D((2, 3), 1, ((1, 0), (1, 2))),
     layers.Cropping2D(((0, 1), (2, 0))), layers.MaxPool2D(ceil_mode=True),
     layers.SpatialDropout2D(0.25), layers.GlobalAvgPool2D(keepdims=True), layers.GlobalMaxPool2D(),
