@@ -35,7 +35,7 @@ from .network import Network, Sequential  # noqa: E402
 from .threads import get_num_threads, set_num_threads, threads  # noqa: E402
 
 if TYPE_CHECKING:
-    from . import callbacks, datasets, initializers, losses, metrics, optimizers, schedules
+    from . import callbacks, datasets, initializers, losses, metrics, optimizers, schedules, zoo
     from .diagnostics import doctor
     from .storage import load
     from .trainer import Trainer
@@ -46,7 +46,16 @@ _LAZY = {
     "load": "storage",
     "doctor": "diagnostics",
     **dict.fromkeys(
-        ("callbacks", "datasets", "initializers", "losses", "metrics", "optimizers", "schedules"),
+        (
+            "callbacks",
+            "datasets",
+            "initializers",
+            "losses",
+            "metrics",
+            "optimizers",
+            "schedules",
+            "zoo",
+        ),
         "",
     ),
 }
@@ -71,6 +80,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "threads",
+    "zoo",
 ]
 
 

@@ -86,6 +86,13 @@ def _flatten(image: Any) -> Any:
 # ---- a drawn digit as MNIST has them ------------------------------------------------------------
 
 
+def read_digit(path: str | os.PathLike[str], side: int = 28, box: int = 20) -> np.ndarray:
+    """A picture of a drawn digit from a file, as `prepare_digit` makes it."""
+    need_pillow()
+    with own_limit():
+        return prepare_digit(np.asarray(open_picture(path, "L")), side, box)
+
+
 def prepare_digit(
     picture: np.ndarray, side: int = 28, box: int = 20, *, invert: bool | str = "auto"
 ) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from . import datasets
+from . import check, datasets
 from ._csv import parse_csv
 from ._idx import read_idx
 from ._pictures import SUFFIXES as _IMAGE_SUFFIXES
@@ -181,11 +181,19 @@ def _load_folder(
     folder: Path, image_size: int | tuple[int, int], color_mode: str, progress: bool | str
 ) -> Dataset:
     """IDX files where there are some, else pictures in a folder for each class."""
-    from ._image_folder import has_class_folders, load_image_folder
-
-    if _idx_files(folder) or not has_class_folders(folder):
+    if not is_picture_folder(folder):
         return read_idx_folder(folder)
+    from ._image_folder import load_image_folder
+
     return load_image_folder(folder, image_size, color_mode, progress=progress)
+
+
+def is_picture_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder has no IDX files, but folders with pictures in them."""
+    from ._image_folder import has_class_folders
+
+    folder = Path(path)
+    return folder.is_dir() and not _idx_files(folder) and has_class_folders(folder)
 
 
 _NAMED = ("digits", "mnist", "fashion-mnist")
@@ -413,6 +421,7 @@ def read_image(
     shape: int | Sequence[int],
     *,
     invert: bool | str = "auto",
+    fit: str = "pad",
 ) -> np.ndarray:
     """Read a picture as one input of a network, ink bright on a dark background as in MNIST.
 
@@ -429,6 +438,8 @@ def read_image(
     invert : bool or "auto", default "auto"
         Whether to swap dark and bright; "auto" does for grey images with a bright background (the
         median of the picture's border above 127).
+    fit : "pad" (the default) or "stretch"
+        "stretch" does not keep proportions, as `datasets.load_image_folder`.
 
     Returns
     -------
@@ -442,9 +453,10 @@ def read_image(
     ValueError
         If the file is no readable picture, too large, or `shape` is no image's.
     """
-    height, width, channels = _image_shape(shape)
+    height, width, channels = image_shape(shape)
     if invert not in (True, False, "auto"):
         raise ValueError(f'invert: wanted True, False or "auto", got {invert!r}')
+    check.choice("fit", fit, ("pad", "stretch"))
     need_pillow()
     from PIL import Image, ImageOps
 
@@ -456,13 +468,15 @@ def read_image(
     if invert is True or (invert == "auto" and channels == 1 and background[0] > 127):
         image, background = ImageOps.invert(image), 255 - background
     fill = int(background[0]) if channels == 1 else tuple(int(v) for v in background)
-    if image.size != (width, height):
+    if image.size != (width, height) and fit == "stretch":
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    elif image.size != (width, height):
         image = ImageOps.pad(image, (width, height), Image.Resampling.BICUBIC, color=fill)
     target = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
     return np.array(image, dtype=np.uint8).reshape(target)
 
 
-def _image_shape(shape: int | Sequence[int]) -> tuple[int, int, int]:
+def image_shape(shape: int | Sequence[int]) -> tuple[int, int, int]:
     """Height, width and channels that an input shape means."""
     sizes = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
     if len(sizes) == 1:

@@ -21,10 +21,44 @@ TITLES = {"digits": "handwritten digits (embedded)", "mnist": "MNIST, handwritte
           "fashion-mnist": "Fashion-MNIST, pictures of clothes"}  # fmt: skip
 
 
-def open_data(source: str, label: str | None = None) -> Dataset:
-    """Load a data set by name, file or folder."""
-    from ..readers import load_table
+@dataclass(frozen=True)
+class Pictures:
+    """How a folder of pictures is read."""
 
+    size: tuple[int, int] = (64, 64)
+    color: str = "rgb"
+    split: float = 0.0
+    seed: int = 0
+
+    @classmethod
+    def like(cls, card: Card, shape: tuple[int, ...]) -> Pictures:
+        """As the model that has this card and input shape was trained on them."""
+        size, color = ((shape[0], shape[1]), "grayscale") if len(shape) > 1 else ((64, 64), "rgb")
+        if len(shape) == 3 and shape[2] == 3:
+            color = "rgb"
+        split, seed = card.training.get("split", 0.0), card.training.get("seed", 0)
+        usual = isinstance(split, float) and 0 <= split < 1 and isinstance(seed, int) and seed >= 0
+        return cls(size, color, split, seed) if usual else cls(size, color)
+
+
+def open_data(source: str, label: str | None = None, pictures: Pictures | None = None) -> Dataset:
+    """Load a data set by name, file or folder."""
+    import warnings
+
+    from ..readers import is_picture_folder, load_table
+
+    if source.lower().replace("_", "-") not in NAMED and is_picture_folder(source):
+        from ..datasets import load_image_folder
+
+        how = pictures or Pictures()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            data = load_image_folder(
+                source, how.size, how.color, validation_split=how.split, seed=how.seed
+            )
+        for warning in caught:
+            note(str(warning.message))
+        return data
     with step(f"reading {source}"):
         return load_table(source, label=-1 if label is None else label)
 

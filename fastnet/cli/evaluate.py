@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a file that train or net.save wrote")
     parser.add_argument(
         "--data", metavar="DATA",
-        help="digits, mnist, fashion-mnist, FILE.csv, FILE.npz or a FOLDER of IDX files "
-        "(default: what the model was trained on)",
+        help="digits, mnist, fashion-mnist, FILE.csv, FILE.npz, or a FOLDER of IDX files or "
+        "of pictures (default: what the model was trained on)",
     )  # fmt: skip
     parser.add_argument(
         "--part", choices=("train", "test"),
@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
 
     network, card = open_model(args.model)
     source = args.data or card.training.get("data") or card.data or "digits"
-    data = datas.open_data(str(source), args.label or card.label)
+    pictures = datas.Pictures.like(card, network.input_shape)
+    data = datas.open_data(str(source), args.label or card.label, pictures)
     part = datas.pick_part(data, args.part)
     x = as_rows(part.x, network, card, data.name)
     if not len(x):

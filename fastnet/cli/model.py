@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..network import Network
 
 CLASSES, NUMBERS = "classification", "regression"
+PREPARE = ("mnist", "digits", "pad", "stretch")
 
 
 @dataclass
@@ -31,6 +32,9 @@ class Card:
         Columns of the table that it was trained on.
     data : str
         The data set's name.
+    prepare : str, one of `PREPARE`
+        What a picture is made into before the model sees it: "mnist" and "digits" fit a drawing as
+        those data sets have them, "pad" keeps proportions, "stretch" does not.
     training : dict
         How it was trained and what came out, for `fastnet info`.
     """
@@ -41,6 +45,7 @@ class Card:
     label: str | None = None
     feature_names: list[str] | None = None
     data: str = ""
+    prepare: str = "pad"
     training: dict[str, Any] = field(default_factory=dict)
 
     def to_extra(self, input_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -71,6 +76,7 @@ def read_card(extra: dict[str, Any], network: Any) -> Card:
     pixels = extra.get("pixels", _guess_pixels(network))
     names = _texts(extra.get("feature_names"))
     label, data, training = (extra.get(key) for key in ("label", "data", "training"))
+    prepare = extra.get("prepare", data if data in ("mnist", "digits") else "pad")
     return Card(
         task,
         classes,
@@ -78,6 +84,7 @@ def read_card(extra: dict[str, Any], network: Any) -> Card:
         label if isinstance(label, str) else None,
         names if len(names) == math.prod(network.input_shape) else None,
         data if isinstance(data, str) else "",
+        prepare if isinstance(prepare, str) and prepare in PREPARE else "pad",
         training if isinstance(training, dict) else {},
     )
 

@@ -11,28 +11,38 @@ from typing import Any
 
 import numpy as np
 
+from .._pictures import SUFFIXES, read_digit
 from . import data as datas
 from .common import UsageError, add_label, add_threads, note, number, percent
-from .model import CLASSES, Card, as_rows, open_model, scores
+from .model import CLASSES, PREPARE, Card, as_rows, open_model, scores
 
 HELP = "predict classes or numbers for pictures, arrays or rows"
+_NO_MODEL = "mnist-cnn"  # of fastnet.zoo
 EXAMPLES = """\
 examples:
+  fastnet predict three.png                         a digit you drew; no model named: the MNIST
+                                                    network that comes with fastnet
   fastnet predict digits.safetensors three.png seven.jpg    pictures (pip install "fastnet[images]")
   fastnet predict digits.safetensors digits --count 5       rows of a known data set
   fastnet predict iris.safetensors new.csv --top 3 --format csv > answers.csv
   fastnet predict iris.safetensors 5.1,3.5,1.4,0.2          one row, typed
   fastnet predict digits.safetensors images.npy --format json
 """
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm")
+_PICTURES = SUFFIXES
 _TABLES = (".csv", ".tsv", ".txt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a file that train or net.save wrote")
     parser.add_argument(
-        "inputs", metavar="INPUT", nargs="+",
-        help="a picture, .npy, .npz, .csv, a data set's name, or a row of numbers as 5.1,3.5,1.4",
+        "inputs", metavar="[MODEL] INPUT", nargs="+",
+        help="a file that train or net.save wrote (without one: the MNIST network that comes with "
+        "fastnet), and a picture, .npy, .npz, .csv, a data set's name, or a row of numbers as "
+        "5.1,3.5,1.4",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prepare", choices=PREPARE, metavar="HOW",
+        help="pictures: mnist or digits (a drawing, fitted and centred as they have them), pad "
+        "(proportions kept) or stretch (default: as the model's data)",
     )  # fmt: skip
     parser.add_argument(
         "--top", type=number(int, low=1), default=1, metavar="K",
@@ -60,8 +70,15 @@ class _Input:
 def run(args: argparse.Namespace) -> int:
     from ..threads import threads
 
-    network, card = open_model(args.model)
-    inputs = [_read(text, args, network, card) for text in args.inputs]
+    model, texts = _split(args.inputs)
+    if model is None:
+        from .. import zoo
+
+        note(f"no model named: the network {_NO_MODEL!r} that comes with fastnet")
+        model = str(zoo.path(_NO_MODEL))
+    network, card = open_model(model)
+    card.prepare = args.prepare or card.prepare
+    inputs = [_read(text, args, network, card) for text in texts]
     writer = {"text": _text, "csv": _csv, "json": _json}[args.format]
     with threads(args.threads):
         answers = (a for source in inputs for a in _predict(source, args, network, card))
@@ -70,6 +87,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 # ---- reading ------------------------------------------------------------------------------------
+
+
+def _split(texts: list[str]) -> tuple[str | None, list[str]]:
+    """The model, or None, and the inputs. One that ends like a picture, a table or an array, is a
+    data set's name or a row of numbers is no model."""
+    first, rest = texts[0], texts[1:]
+    if first.lower().endswith(".safetensors"):
+        if not rest:
+            raise UsageError(f"{first}: a model; name what to predict behind it")
+        return first, rest
+    suffix = os.path.splitext(first)[1].lower()
+    data = suffix in (*_PICTURES, *_TABLES, ".npy", ".npz") or first in datas.NAMED
+    if not rest or data or os.path.isdir(first) or _typed_row(first) is not None:
+        return None, texts
+    return first, rest
 
 
 def _read(text: str, args: argparse.Namespace, network: Any, card: Card) -> _Input:
@@ -84,7 +116,7 @@ def _read(text: str, args: argparse.Namespace, network: Any, card: Card) -> _Inp
         x, labels = _table_rows(text, args.label or card.label, network, card)
         source = _Input(text, as_rows(x, network, card, text), labels)
     else:
-        data = datas.open_data(text)
+        data = datas.open_data(text, None, datas.Pictures.like(card, network.input_shape))
         part = datas.pick_part(data, None)
         labels = None if part.y is None else _label_texts(data, part)
         single = part.y is None and part.x.shape == network.input_shape
@@ -103,12 +135,20 @@ def _typed_row(text: str) -> np.ndarray | None:
 
 
 def _picture(path: str, network: Any, card: Card) -> np.ndarray:
-    from ..readers import read_image
+    from ..readers import image_shape, read_image
 
     if card.pixels is None:
         raise UsageError(f"{path}: the model was trained on a table, not on pictures")
     shape = network.input_shape
-    image = read_image(path, shape[0] if len(shape) == 1 else shape)[None]
+    height, width, channels = image_shape(shape[0] if len(shape) == 1 else shape)
+    if card.prepare == "stretch":
+        image = read_image(path, (height, width, channels), invert=False, fit="stretch")
+    elif card.prepare != "pad" and channels == 1 and height == width:
+        box = height if card.prepare == "digits" else round(height * 20 / 28)
+        image = read_digit(path, height, box)
+    else:
+        image = read_image(path, (height, width, channels))
+    image = image.reshape(1, *shape)
     return image if card.pixels == 255 else image.astype(np.float32) / 255
 
 

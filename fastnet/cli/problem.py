@@ -27,6 +27,12 @@ RATES = {
     "sgd": (0.1, 0.1),
     "adagrad": (0.05, 0.05),
 }
+#: The same for convolutional networks.
+_CONV_RATES = RATES | {"adam": (0.003, 0.002), "adamw": (0.003, 0.002), "sgd": (0.05, 0.05)}
+#: Share held out where the data has no test part.
+SPLIT = 0.2
+#: Kinds of networks, and the widths of their hidden dense layers.
+HIDDEN = {"mlp": (200,), "lenet": (120, 84), "cnn": (128,)}
 _INITIALIZERS = dict.fromkeys(("tanh", "sigmoid", "softsign", "linear"), "glorot_uniform") | {
     "selu": "lecun_normal"
 }
@@ -57,7 +63,9 @@ class Problem:
 
 def make_problem(args: argparse.Namespace) -> Problem:
     """Load the data and decide what kind of problem it is."""
-    data = datas.open_data(args.data, args.label)
+    split = SPLIT if args.validation_split is None else args.validation_split
+    pictures = datas.Pictures(args.image_size, args.color, split, args.seed)
+    data = datas.open_data(args.data, args.label, pictures)
     if not len(data.x_train):
         raise UsageError(f"{data.name}: it has no rows")
     task = datas.find_task(data, args.loss)
@@ -71,6 +79,13 @@ def make_problem(args: argparse.Namespace) -> Problem:
     names = list(data.feature_names) if data.feature_names else None
     label = args.label if args.data.lower().endswith((".csv", ".tsv", ".txt")) else None
     card = Card(task, classes, datas.pixel_range(data.x_train), label, names, data.name)
+    card.prepare = "stretch" if hasattr(data, "problems") else (
+        data.name if data.name in ("mnist", "digits") else "pad"
+    )  # fmt: skip
+    if (args.arch != "mlp" or args.augment) and not datas.is_images(data.x_train):
+        option = "--augment" if args.augment else f"--arch {args.arch}"
+        raise UsageError(f"{option} is for images; rows of {data.name} have shape "
+                         f"{data.x_train.shape[1:]}")  # fmt: skip
     x, y, held_out, held_name = _hold_out(data, args.validation_split, args.seed)
     shift, scale = np.zeros(1), np.ones(1)
     if task == NUMBERS:
@@ -84,8 +99,10 @@ def make_problem(args: argparse.Namespace) -> Problem:
 def _hold_out(data: Dataset, share: float | None, seed: int) -> tuple[Any, Any, Any, str]:
     """Training rows, their labels, and the rows to measure on: the test part or a random share."""
     x, y = data.x_train, np.asarray(data.y_train)
+    if hasattr(data, "problems") and data.x_test is not None:  # a folder of pictures: split there
+        share = 0.0
     if share is None:
-        share = 0.0 if data.x_test is not None else 0.2 if len(x) >= 10 else 0.0
+        share = 0.0 if data.x_test is not None else SPLIT if len(x) >= 10 else 0.0
     if share == 0:
         if data.x_test is None or data.y_test is None:
             return x, y, None, ""
@@ -107,6 +124,14 @@ def make_network(args: argparse.Namespace, problem: Problem) -> Sequential:
     chain: list[Any] = [layers.Input(x.shape[1:])]
     if card.pixels == 255:
         chain.append(layers.Rescale(1 / 255))
+    if args.augment:
+        chain += [
+            layers.RandomTranslation(0.08, 0.08, fill_mode="nearest"),
+            layers.RandomRotation(0.03, fill_mode="nearest"),
+            layers.RandomZoom(0.1, fill_mode="nearest"),
+        ]
+    if args.arch != "mlp":
+        chain += _convolutions(args.arch, x.shape[1:], args.dropout)
     if len(x.shape) > 2:
         chain.append(layers.Flatten())
     if card.pixels is None and x.dtype.kind != "b":
@@ -115,7 +140,7 @@ def make_network(args: argparse.Namespace, problem: Problem) -> Sequential:
         variance = np.where(spread > 0, spread, 1)  # constant columns stay small
         chain.append(layers.Normalization(known.mean, variance))
     initializer = _INITIALIZERS.get(args.activation, "he_normal")
-    for width in args.hidden:
+    for width in HIDDEN[args.arch] if args.hidden is None else args.hidden:
         chain.append(layers.Dense(width, args.activation, kernel_initializer=initializer))
         if args.dropout:
             chain.append(layers.Dropout(args.dropout))
@@ -130,10 +155,33 @@ def make_network(args: argparse.Namespace, problem: Problem) -> Sequential:
     return network
 
 
+def _convolutions(arch: str, shape: tuple[int, ...], dropout: float) -> list[Any]:
+    """What comes before the dense layers: images of (height, width[, channels]) get smaller."""
+    from .. import layers
+
+    side = min(shape[:2])
+    if side < 4:
+        raise UsageError(f"--arch {arch} wants images of at least 4 x 4, got {shape[:2]}")
+    chain: list[Any] = [layers.Reshape((*shape, 1))] if len(shape) == 2 else []
+    conv = {"padding": "same", "activation": "relu", "kernel_initializer": "he_normal"}
+    if arch == "lenet":
+        for filters in (8, 16):
+            chain += [layers.Conv2D(filters, 5, **conv), layers.MaxPool2D(2)]
+        return chain
+    widths = [(32, 32), (64,), (64,)] if side >= 40 else [(32, 32), (64,)]
+    for group in widths:
+        chain += [layers.Conv2D(filters, 3, **conv) for filters in group]
+        chain.append(layers.MaxPool2D(2))
+        if dropout:
+            chain.append(layers.Dropout(dropout))
+    return chain
+
+
 def make_optimizer(args: argparse.Namespace, problem: Problem, steps: int) -> Optimizer:
     from .. import optimizers, schedules
 
-    rate = args.lr or RATES[args.optimizer][0 if problem.small else 1]
+    rates = RATES if args.arch == "mlp" else _CONV_RATES
+    rate = args.lr or rates[args.optimizer][0 if problem.small else 1]
     learning_rate = schedules.CosineDecay(rate, steps) if args.schedule == "cosine" else rate
     options = {}
     if args.momentum is not None:

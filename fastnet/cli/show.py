@@ -32,8 +32,8 @@ _GAP = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", metavar="DATA", nargs="?",
-        help="digits, mnist, fashion-mnist, FILE.csv, FILE.npz or a FOLDER of IDX files "
-        "(default: digits)",
+        help="digits, mnist, fashion-mnist, FILE.csv, FILE.npz, or a FOLDER of IDX files "
+        "or of pictures (default: digits)",
     )  # fmt: skip
     parser.add_argument("--data", metavar="DATA", help="the same")
     add_label(parser, "-1")
@@ -103,7 +103,7 @@ def _interactive() -> bool:
 
 
 def _open(args: argparse.Namespace, source: str) -> _Album:
-    data = datas.open_data(source, args.label)
+    data = datas.open_data(source, args.label, _pictures_for(args.model))
     part = datas.pick_part(data, args.part or ("test" if args.model and data.x_test is not None
                                                else "train"))  # fmt: skip
     labels = None if part.y is None else _texts(part.y, data.classes)
@@ -136,6 +136,16 @@ def _texts(y: np.ndarray, classes: Any) -> list[str]:
     if datas.is_one_hot(np.asarray(y)):
         return [str(k) for k in y.argmax(axis=1)]
     return [" ".join(f"{v:g}" for v in np.atleast_1d(row)) for row in y]
+
+
+def _pictures_for(model: str | None) -> datas.Pictures | None:
+    """How a model wants a folder of pictures to be read."""
+    from .model import open_model
+
+    if model is None:
+        return None
+    network, card = open_model(model)
+    return datas.Pictures.like(card, network.input_shape)
 
 
 def _said(model: str, part: datas.Part, name: str) -> list[str]:

@@ -25,8 +25,10 @@ from .common import (
 )
 from .model import CLASSES, NUMBERS
 from .problem import (
+    HIDDEN,
     RATES,
     SMALL,
+    SPLIT,
     Problem,
     fold_scale,
     make_loss,
@@ -48,6 +50,8 @@ EXAMPLES = """\
 examples:
   fastnet train                                  handwritten digits, about a second
   fastnet train --data mnist --hidden 400,200    MNIST with two hidden layers
+  fastnet train --data mnist --arch lenet        a small convolutional network; cnn: a larger one
+  fastnet train --data leaves --arch cnn --image-size 32 --augment   a folder for each class
   fastnet train --data iris.csv --label species  a table, its last column or the one named
   fastnet train --data prices.csv                labels with fractions: predicts amounts
   fastnet train --data set.npz --out net.safetensors   arrays x, y[, x_test, y_test]
@@ -75,9 +79,17 @@ def _add_data(group: Any) -> None:
     group.add_argument(
         "--data", default="digits", metavar="DATA",
         help="digits, mnist or fashion-mnist, FILE.csv, FILE.npz, or a FOLDER of IDX files "
-        "(default: digits)",
+        "or with a folder of pictures for each class (default: digits)",
     )  # fmt: skip
     add_label(group, "-1")
+    group.add_argument(
+        "--image-size", type=_image_size, default=(64, 64), metavar="SIZE",
+        help="folders of pictures: all become so large, as 32 or 48x64 (default: 64)",
+    )  # fmt: skip
+    group.add_argument(
+        "--color", choices=("rgb", "grayscale"), default="rgb",
+        help="folders of pictures (default: rgb)",
+    )  # fmt: skip
     group.add_argument(
         "--validation-split", type=number(float, low=0, below=1), metavar="SHARE",
         help="share of the training rows held out and measured on "
@@ -88,8 +100,18 @@ def _add_data(group: Any) -> None:
 def _add_network(group: Any) -> None:
     activations = [name for name in _core.table("activation") if name != "softmax"]
     group.add_argument(
-        "--hidden", type=_widths, default=(200,), metavar="WIDTHS",
-        help='widths of the hidden layers, as 200,100; "none" for a linear model (default: 200)',
+        "--arch", choices=list(HIDDEN), default="mlp",
+        help="mlp: dense layers; for images also lenet (two small convolutions) and cnn (three "
+        "larger ones, slower and better) (default: mlp)",
+    )  # fmt: skip
+    group.add_argument(
+        "--hidden", type=_widths, metavar="WIDTHS",
+        help='widths of the hidden dense layers, as 200,100; "none" for none (default: 200; '
+        "lenet 120,84; cnn 128)",
+    )  # fmt: skip
+    group.add_argument(
+        "--augment", action="store_true",
+        help="images: move, turn and zoom each a little, differently in every epoch",
     )  # fmt: skip
     group.add_argument(
         "--activation", choices=activations, default="relu", metavar="NAME",
@@ -140,6 +162,14 @@ def _add_training(group: Any) -> None:
         "--seed", type=number(int, low=0), default=0, metavar="N",
         help="of weights, order and dropout; the same seed gives the same bits (default: 0)",
     )  # fmt: skip
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    parse = number(int, low=1)
+    sides = [parse(part) for part in text.lower().split("x")]
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"wanted a size as 32 or 48x64, got {text!r}")
+    return sides[0], sides[-1]
 
 
 def _widths(text: str) -> tuple[int, ...]:
@@ -236,9 +266,13 @@ def chain_text(network: Any) -> str:
     parts = [shape_text(network.input_shape)]
     for layer in network.layers:
         units, rate = getattr(layer, "units", None), getattr(layer, "rate", None)
-        if units is not None:
+        filters, pool = getattr(layer, "filters", None), getattr(layer, "pool_size", None)
+        if units is not None or filters is not None:
             last = layer.activation if layer.activation != "linear" else ""
-            parts.append(f"{units} {last}".strip())
+            kernel = f"@{'x'.join(map(str, layer.kernel_size))}" if filters is not None else ""
+            parts.append(f"{units or filters}{kernel} {last}".strip())
+        elif pool is not None:
+            parts.append(f"pool {'x'.join(map(str, pool))}")
         elif rate is not None:
             parts[-1] += f" (dropout {rate:g})"
     return " -> ".join(parts)
@@ -356,6 +390,7 @@ def _save(args: argparse.Namespace, problem: Problem, network: Any, history: His
     from ..storage import save
 
     problem.card.training |= {
+        "split": args.validation_split if args.validation_split is not None else SPLIT,
         "fastnet": __version__,
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "data": args.data,
