@@ -135,13 +135,13 @@ def interpolation(n, factor, bilinear):
     return matrix
 
 
-def upsample_forward(x, factor_h, factor_w, bilinear=0):
+def upsample_forward(x, factor_h=1, factor_w=1, bilinear=0):
     down = interpolation(x.shape[1], factor_h, bilinear)
     across = interpolation(x.shape[2], factor_w, bilinear)
     return np.einsum("ih,jw,nhwc->nijc", down, across, x)
 
 
-def upsample_backward(x, dy, factor_h, factor_w, bilinear=0):
+def upsample_backward(x, dy, factor_h=1, factor_w=1, bilinear=0):
     down = interpolation(x.shape[1], factor_h, bilinear)
     across = interpolation(x.shape[2], factor_w, bilinear)
     return (np.einsum("ih,jw,nijc->nhwc", down, across, dy),)

@@ -1,0 +1,139 @@
+"""Whole networks of image layers: the same bits for any number of threads, gradients beside those
+of a float64 twin, rows alone and in batches, files."""
+
+import numpy as np
+import pytest
+from training import digest
+from twin import Twin, assert_alike
+
+import fastnet as fn
+from fastnet import layers
+
+THREADS = (1, 2, 3, 8)
+
+
+def data(n, shape, classes=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, *shape)).astype(np.float32), rng.integers(0, classes, n)
+
+
+def pools_and_norms():
+    return [
+        layers.Input((7, 5, 3)),
+        layers.ZeroPadding2D(((1, 2), (0, 3))),
+        layers.LayerNorm(),
+        layers.SpatialDropout2D(0.25),
+        layers.MaxPool2D(3, 2, "same"),
+        layers.Activation("relu"),
+        layers.UpSampling2D(2, interpolation="bilinear"),
+        layers.GroupNorm(3),
+        layers.Activation("tanh"),
+        layers.AvgPool2D((3, 2), 1, ((1, 0), (1, 0))),
+        layers.Cropping2D(((0, 1), (1, 0))),
+        layers.MaxPool2D(),
+        layers.GroupNorm(1),
+        layers.Flatten(),
+        layers.Dense(9, activation="relu"),
+        layers.LayerNorm(),
+        layers.Dense(4, activation="softmax"),
+    ]
+
+
+def sequences():
+    return [
+        layers.Input((19, 6)),
+        layers.GroupNorm(2),
+        layers.MaxPool1D(3, 2, (1, 1)),
+        layers.Activation("elu"),
+        layers.SpatialDropout1D(0.25),
+        layers.UpSampling1D(2),
+        layers.LayerNorm(),
+        layers.AvgPool1D(2, ceil_mode=True),
+        layers.Cropping1D((1, 2)),
+        layers.ZeroPadding1D(1),
+        layers.GlobalAvgPool1D(),
+        layers.Dense(4, activation="softmax"),
+    ]
+
+
+NETWORKS = {"pools and norms": pools_and_norms, "sequences": sequences}
+networks = pytest.mark.parametrize("make", NETWORKS.values(), ids=list(NETWORKS))
+
+
+@networks
+@pytest.mark.parametrize("options", [{}, {"global_clipnorm": 0.5}], ids=["fused", "flat"])
+def test_same_bits_for_any_number_of_threads(level, always_thread, make, options):
+    """Batches of 33 rows and a last one of 13; SGD with momentum keeps what rounding does."""
+    first = None
+    for threads in THREADS:
+        net = fn.Sequential(make(), seed=3)
+        optimizer = fn.optimizers.SGD(0.05, momentum=0.9, **options)
+        trainer = fn.Trainer(net, loss="cross_entropy", optimizer=optimizer, metrics=["accuracy"])
+        with fn.threads(threads):
+            shape = net.layers[0].shape
+            history = trainer.fit(*data(79, shape), batch_size=33, epochs=2, seed=5, progress=False)
+        result = digest(net), history["loss"], history["accuracy"]
+        first = first or result
+        assert result == first, threads
+    start = fn.Sequential(make(), seed=3)
+    start.build()
+    for before, after in zip(start.get_weights(), net.get_weights(), strict=True):
+        assert not np.array_equal(before, after)
+
+
+@networks
+def test_gradients_are_those_of_the_twin(level, make):
+    stack = [layer for layer in make() if not layer.training_only]
+    net = fn.Sequential(stack, seed=3)
+    net.build()
+    rng = np.random.default_rng(7)
+    net.set_weights([w + 0.2 * rng.standard_normal(w.shape) for w in net.get_weights()])
+    x, y = data(21, net.input_shape)
+    twin = Twin(net)
+    assert_alike(net.predict(x), twin.predict(x), 1e-4)
+    got = fn.Trainer(net, loss="mse").gradients(x, np.eye(4)[y])
+    _, want = twin.gradients(x, np.eye(4)[y], "mse")
+    for i, (a, b) in enumerate(zip(got, want, strict=True)):
+        assert_alike(a, b, 1e-4, f"weight {i}")
+
+
+@networks
+def test_a_row_predicts_the_same_bits_alone_and_in_any_batch(level, make):
+    net = fn.Sequential(make(), seed=3)
+    net.build()
+    x, _ = data(67, net.input_shape)
+    whole = net.predict(x)
+    for batch_size in (1, 2, 7, 64):
+        for threads in (1, 3):
+            with fn.threads(threads):
+                assert net.predict(x, batch_size=batch_size).tobytes() == whole.tobytes()
+    for i in (0, 5, 66):
+        assert net.predict(x[i : i + 1]).tobytes() == whole[i : i + 1].tobytes()
+    order = np.random.default_rng(1).permutation(67)
+    assert net.predict(x[order]).tobytes() == whole[order].tobytes()
+
+
+@networks
+def test_trained_saved_loaded_and_trained_on(tmp_path, make):
+    net = fn.Sequential(make(), seed=3)
+    x, y = data(50, net.layers[0].shape)
+    fn.Trainer(net, loss="cross_entropy").fit(x, y, epochs=2, seed=1, progress=False)
+    net.save(tmp_path / "net.safetensors")
+    again = fn.load(tmp_path / "net.safetensors")
+    assert [repr(a) for a in again.layers] == [repr(a) for a in net.layers]
+    assert again.predict(x).tobytes() == net.predict(x).tobytes()
+    for network in (net, again):
+        fn.Trainer(network, loss="cross_entropy").fit(x, y, epochs=1, seed=2, progress=False)
+    assert digest(net) == digest(again)
+
+
+@networks
+def test_summary(make, capsys):
+    net = fn.Sequential(make(), seed=3)
+    net.build()
+    net.summary()
+    text = capsys.readouterr().out
+    assert f"{net.count_params():,}" in text
+    for layer in net.layers:
+        assert f"{layer.name} ({type(layer).__name__}" in text
+        assert ", ".join(map(str, ("(n", *layer.output_shape))) + ")" in text
