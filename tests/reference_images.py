@@ -14,7 +14,7 @@ from reference import Case, Op, sample_normal
 # ----------------------------------------------------------------------------- pools
 
 
-def windows(x_shape, out, pool_h, pool_w, stride_h, stride_w, top=0, left=0):
+def windows(x_shape, out, pool_h=1, pool_w=1, stride_h=1, stride_w=1, top=0, left=0):
     """(i, j, rows, columns) of every window, cut off at the borders of the image."""
     _, h, w, _ = x_shape
     for i in range(out[0]):
