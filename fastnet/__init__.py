@@ -37,11 +37,13 @@ from .threads import get_num_threads, set_num_threads, threads  # noqa: E402
 if TYPE_CHECKING:
     from . import callbacks, datasets, initializers, losses, metrics, optimizers, schedules, zoo
     from .diagnostics import doctor
+    from .model import Model
     from .storage import load
     from .trainer import Trainer
 
 #: Loaded when first used: a fast import is a promise.
 _LAZY = {
+    "Model": "model",
     "Trainer": "trainer",
     "load": "storage",
     "doctor": "diagnostics",
@@ -63,6 +65,7 @@ _LAZY = {
 __all__ = [
     "DivergenceError",
     "Input",
+    "Model",
     "ModelFileError",
     "Network",
     "Sequential",

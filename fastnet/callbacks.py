@@ -80,8 +80,7 @@ class _Monitor(Callback):
         if self.mode != "auto":
             return 1 if self.mode == "max" else -1
         name = self.monitor.removeprefix("val_")
-        larger = {m.name for m in self.trainer.metrics if m.larger_is_better}
-        return 1 if name in larger else -1
+        return 1 if name in self.trainer._larger_is_better() else -1
 
     def _improved(self, logs: Logs) -> bool:
         if self.monitor not in logs:

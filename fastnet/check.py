@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,6 +135,35 @@ def rows(name: str, x: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
             "or begin the network with Input of that shape and Flatten() or Reshape()"
         )
     raise ValueError(f"{name} must have shape (n, {', '.join(map(str, wanted))}), got {x.shape}")
+
+
+def part_name(name: str, names: Sequence[str], i: int) -> str:
+    """What one of several arrays is called: x, or x['left']."""
+    return name if len(names) == 1 else f"{name}[{names[i]!r}]"
+
+
+def parts(name: str, value: Any, names: Sequence[str]) -> list[tuple[str, Any]]:
+    """(name for messages, array) for each of `names`: one array, a list or a dict of them."""
+    if isinstance(value, Mapping):
+        if set(value) != set(names):
+            raise ValueError(
+                f"{name} must have the keys {', '.join(names)}, got {', '.join(map(str, value))}"
+            )
+        values = [value[key] for key in names]
+    elif len(names) == 1:
+        values = [value]
+    else:
+        if not isinstance(value, list | tuple):
+            raise TypeError(
+                f"{name} must be a list of {len(names)} arrays or a dict of them "
+                f"({', '.join(names)}), got {type(value).__name__}"
+            )
+        if len(value) != len(names):
+            raise ValueError(
+                f"{name} must hold {len(names)} arrays ({', '.join(names)}), got {len(value)}"
+            )
+        values = list(value)
+    return [(part_name(name, names, i), part) for i, part in enumerate(values)]
 
 
 def weights(name: str, value: Any, n: int) -> np.ndarray:

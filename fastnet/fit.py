@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -26,7 +27,14 @@ if TYPE_CHECKING:
 #: A run is sized to about this, so that Ctrl-C, progress and callbacks get a turn.
 _RUN_SECONDS = 0.05
 
-SOURCE_NAMES = ("x", "y", "sample_weight")
+
+def source_name(network: Network, i: int) -> str:
+    """What source i of a plan that trains is called in messages."""
+    for name, names in (("x", network.input_names), ("y", network.output_names)):
+        if i < len(names):
+            return check.part_name(name, names, i)
+        i -= len(names)
+    return "sample_weight"
 
 
 def metric_results(lowered: Lowered, *works: _core.Work) -> dict[str, float]:
@@ -37,7 +45,21 @@ def metric_results(lowered: Lowered, *works: _core.Work) -> dict[str, float]:
     sums = [
         [sum(values) for values in zip(*part, strict=True)] for part in zip(*parts, strict=True)
     ]
-    return {metric.name: float(metric.result(sums[i])) for metric, i in lowered.metrics}
+    return {name: float(metric.result(sums[i])) for name, metric, i in lowered.metrics}
+
+
+def sum_losses(works: Iterable[_core.Work]) -> list[tuple[float, float]]:
+    """Sums of each loss and of its weights, over all works."""
+    parts = zip(*(work.losses() for work in works), strict=True)
+    return [(sum(loss for loss, _ in part), sum(w for _, w in part)) for part in parts]
+
+
+def loss_results(trainer: Trainer, sums: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """The losses' numbers, from their sums: of all outputs together, and of each."""
+    means = [loss / weight if weight else 0.0 for loss, weight in sums]
+    total = sum(scale * mean for scale, mean in zip(trainer.loss_weights, means, strict=True))
+    names = trainer.network.output_names
+    return {"loss": total} | {f"{n}_loss": m for n, m in zip(names, means, strict=True)}
 
 
 class ArrayEpochs:
@@ -60,10 +82,11 @@ class ArrayEpochs:
             batch_size = len(data)
         elif isinstance(batch_size, str):
             raise ValueError(f"batch_size must be an integer or 'full', got {batch_size!r}")
-        self.trainer, self.data = trainer, data
+        self.trainer, self.data, self.sources = trainer, data, data.sources
         self.batch_size = max_rows or min(check.integer("batch_size", batch_size, low=1), len(data))
         self.rows = len(data)
-        self.custom = trainer.loss if isinstance(trainer.loss, Custom) else None
+        loss = trainer.losses[0]
+        self.custom = loss if isinstance(loss, Custom) else None
         self.lowered = trainer._plan(data, "train", self.batch_size, trainer._update_kind())
         self.work = self.lowered.take_work()
         self.steps_a_run = self.lowered.steps_a_run(self.batch_size)
@@ -72,7 +95,7 @@ class ArrayEpochs:
 
     def replace(self, data: Data) -> None:
         """Go on with other rows, at most as many as a batch."""
-        self.data, self.rows, self.first = data, len(data), 0
+        self.data, self.sources, self.rows, self.first = data, data.sources, len(data), 0
 
     def begin_epoch(self, seed: int, epoch: int) -> None:
         self.first = 0
@@ -88,11 +111,16 @@ class ArrayEpochs:
         """The epoch's metrics so far."""
         return metric_results(self.lowered, self.work)
 
-    def failing_rows(self, steps: int) -> np.ndarray:
-        """Rows of x in the minibatch behind the first `steps` of the last run."""
+    def losses(self) -> list[tuple[float, float]]:
+        """The epoch's sums so far: of each loss, and of its weights."""
+        return self.work.losses()
+
+    def failing_rows(self, steps: int) -> tuple[np.ndarray, ...]:
+        """Rows of the inputs in the minibatch behind the first `steps` of the last run."""
         first = self.last_first + steps * self.batch_size
         rows = slice(first, min(first + self.batch_size, self.rows))
-        return self.data.sources[0][rows if self.order is None else self.order[rows]]
+        chosen = rows if self.order is None else self.order[rows]
+        return tuple(x[chosen] for x in self.data.inputs)
 
     def run(self, optimizer: _core.Optimizer, step: int, seed: int, most_steps: int) -> Any:
         """The next minibatches, at most so many."""
@@ -113,7 +141,7 @@ class ArrayEpochs:
     ) -> _core.Result:
         schedule = self.trainer.optimizer.schedule
         return _core.run(
-            self.lowered.plan, self.trainer.network.params, self.work, self.data.sources,
+            self.lowered.plan, self.trainer.network.params, self.work, self.sources,
             order=self.order, first=self.first, n_rows=n, batch_size=self.batch_size,
             rates=np.array([schedule(step + i) for i in range(steps)]), optimizer=optimizer,
             step=step, seed=seed,
@@ -131,13 +159,14 @@ class ArrayEpochs:
             if result.status != "stopped":
                 return result
             shape = self.trainer.network.output_shape
-            y_hat = self.work.rows(self.lowered.output, n, math.prod(shape))
+            (output,) = self.lowered.outputs
+            y_hat = self.work.rows(output, n, math.prod(shape))
             rows: Any = slice(self.first, self.first + n)
-            y = self.data.sources[1][rows if self.order is None else self.order[rows]]
+            y = self.data.targets[0][rows if self.order is None else self.order[rows]]
             value, gradient = call_loss(
                 loss, y, np.frombuffer(y_hat, np.float32).reshape(n, *shape)
             )
-            self.work.set_rows(self.lowered.output, gradient.reshape(n, -1), gradient=True)
+            self.work.set_rows(output, gradient.reshape(n, -1), gradient=True)
             result = self._call(n, 1, optimizer, step, seed)
         except BaseException:
             self.work = _core.Work(self.lowered.plan)  # this one is in the middle of a minibatch
@@ -174,15 +203,16 @@ def call_loss(loss: Custom, y: np.ndarray, y_hat: np.ndarray) -> tuple[float, np
     return float(value), gradient
 
 
-def diverged_layer(network: Network, rows: np.ndarray) -> str:
+def diverged_layer(network: Network, rows: tuple[np.ndarray, ...]) -> str:
     """The first layer with weights, or else outputs for these rows, that are not finite."""
     number = network.params.nonfinite()
     if number >= 0:
-        return network._weight_list()[number][0].label
-    for i, layer in enumerate(network.layers):
-        if not np.isfinite(network._predict(rows, None, layers=i + 1)).all():
-            return layer.label
-    return network.layers[-1].label
+        return network._weight_names()[number].rpartition(".")[0]
+    labels = network._plan(Request("predict", 1)).labels
+    for i, label in enumerate(labels):
+        if not np.isfinite(network._predict(rows, None, layer=i)[0]).all():
+            return label
+    return labels[-1] if labels else network.name
 
 
 class Fit:
@@ -216,7 +246,7 @@ class Fit:
         """Put good weights back and raise what happened."""
         if result.status == "input":
             self.trainer._restart()
-            raise_bad_input(result, SOURCE_NAMES[result.bad_source])
+            raise_bad_input(result, source_name(self.trainer.network, result.bad_source))
         step = self.steps - (result.status == "ok")
         layer = diverged_layer(self.trainer.network, self.work.failing_rows(result.steps))
         self.trainer._restart(self.good)
@@ -299,7 +329,10 @@ class Fit:
             self._record(self._logs())
 
     def _logs(self) -> dict[str, float]:
-        logs = {"loss": self.loss / self.weight if self.weight else 0.0}
+        if len(self.trainer.losses) > 1:
+            logs = loss_results(self.trainer, self.work.losses())
+        else:
+            logs = {"loss": self.loss / self.weight if self.weight else 0.0}
         return logs | self.work.metrics()
 
     def _epoch(self, epoch: int, callbacks: CallbackList, progress: Progress) -> int:
@@ -331,6 +364,7 @@ class Fit:
         self.weight += result.weight
         if result.status != "ok" or self.params.nonfinite() >= 0:
             self._fail(result, epoch)
+        self.trainer.network._changed()
         return result
 
     def one_batch(self) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """From layers to the engine's plan: the ops of a network in one mode, for up to so many rows.
 
 Lowering is where ops are fused: a final softmax or sigmoid into its cross-entropy, a leading
-Rescale into the reading of rows. Nothing else in Python knows how the engine computes.
+Rescale into the reading of rows. It is where branches get their fork, so that in the engine every
+gradient has one writer. Nothing else in Python knows how the engine computes.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import _core
+from .graph import Graph, Nested
 from .losses import Loss
 from .metrics import Metric
 
 if TYPE_CHECKING:
+    from .layers import Layer
     from .network import Network
 
 Shape = tuple[int, ...]
@@ -24,18 +27,22 @@ _RUN_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Request:
-    """What a plan is wanted for: the key under which a network keeps it."""
+    """What a plan is wanted for: the key under which a network keeps it.
+
+    Tuples have one entry for each of the network's outputs.
+    """
 
     mode: str  # "predict", "evaluate" or "train"
     max_rows: int
-    loss: Loss | None = None
-    metrics: tuple[Metric, ...] = ()
-    classes: bool = False  # targets are int32 classes
-    weighted: bool = False
+    losses: tuple[Loss, ...] = ()
+    metrics: tuple[tuple[Metric, ...], ...] = ()
+    classes: tuple[bool, ...] = ()  # targets are int32 classes
+    weighted: tuple[bool, ...] = ()
+    loss_weights: tuple[float, ...] = ()
     update: str = "fused"
     gemm: str = "auto"
     lanes: int = 1
-    layers: int | None = None  # predict what the first so many give (to find what diverges)
+    layer: int | None = None  # predict what this one of `Lowered.labels` gives
 
 
 @dataclass
@@ -43,9 +50,11 @@ class Lowered:
     """A finished plan, and where its parts are."""
 
     plan: _core.Plan
-    output: int  # buffer of the predictions
-    #: With the number of the engine's metric op.
-    metrics: list[tuple[Metric, int]] = field(default_factory=list)
+    outputs: list[int]  # buffers of the predictions
+    labels: list[str]  # names of the layers, as often as they are called
+    shapes: list[Shape]  # of a row behind each of them
+    #: Key in logs, metric, number of the engine's metric op.
+    metrics: list[tuple[str, Metric, int]] = field(default_factory=list)
     #: One a concurrent caller, kept for the next.
     works: list[_core.Work] = field(default_factory=list)
 
@@ -63,73 +72,132 @@ class Lowered:
             return _core.Work(self.plan)
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted of a graph's output: its value, or what its loss is computed from."""
+
+    value: bool = False
+    fused: str | None = None  # an activation that the loss brings along
+    loss: bool = False
+
+
 class Lowering:
     """The plan being built, while layers add their ops to it."""
+
+    #: Inputs and outputs that an op can have.
+    most_inputs = 8
 
     def __init__(self, network: Network, request: Request):
         self.plan = _core.Plan(
             request.mode, request.max_rows, request.update, request.gemm, request.lanes
         )
-        self.network = network
         self.request = request
         self.shapes: dict[int, Shape] = {}
         self._declared: dict[int, Shape] = {}
-        self.layer = -1
-        self.fused = False  # the last activation is left to the loss
-        self.scaling = (1.0, 0.0)
+        self._made: dict[int, str] = {}  # the op that gives a buffer
+        self._several: set[int] = set()  # buffers that are read more than once, without a fork
+        self._gradient: set[int] = set()  # buffers that gradients flow to
+        self.after: list[tuple[str, int]] = []  # each layer called: its path and buffer
+        self.behind: list[Shape] = []  # and the shape it gave
+        self._layer: Layer
+        self._last = Wish()  # what the value of the layer at hand is wanted for
+        self._logits: int | None = None
         # Every plan declares all parameters, so that one set of params serves them all.
-        self._params = [
-            [self.plan.param(w.shape, w.decay, w.trainable) for w in layer.weights()]
-            for layer in network.layers
-        ]
-        self.source = self.buffer(network.input_shape)
-        self._source_is_open = True
+        self._params: dict[int, list[int]] = {}
+        self._trained: set[int] = set()
+        for _, layer in network._leaves():
+            weights = layer.weights()
+            numbers = [self.plan.param(w.shape, w.decay, w.trainable) for w in weights]
+            self._params[id(layer)] = numbers
+            self._trained |= {n for n, w in zip(numbers, weights, strict=True) if w.trainable}
+        #: Sources that no op has read yet: their number, scale and offset.
+        self._open: dict[int, tuple[int, float, float]] = {}
+        self.sources = [self.buffer(shape) for shape in network._graph.input_shapes]
+        for i, buffer in enumerate(self.sources):
+            self._open[buffer] = (i, 1.0, 0.0)
 
     def params(self) -> list[int]:
         """The engine's numbers of the current layer's weights."""
-        return self._params[self.layer]
+        return self._params[id(self._layer)]
+
+    @property
+    def layer(self) -> int:
+        """The current layer's number, for messages."""
+        return len(self.after)
 
     def buffer(self, shape: Shape, dtype: str = "f") -> int:
         number = self.plan.buffer(shape, dtype)
         self.shapes[number] = self._declared[number] = shape
         return number
 
-    def close_source(self) -> None:
+    def close_source(self, x: int) -> None:
         """Read rows: after this, a Rescale is an op of its own."""
-        if self._source_is_open:
-            scale, offset = self.scaling
-            self.plan.op("input", [], [self.source], source=0, scale=scale, offset=offset)
-            self._source_is_open = False
+        if x in self._open:
+            source, scale, offset = self._open.pop(x)
+            self.plan.op("input", [], [x], source=source, scale=scale, offset=offset)
 
-    def op(self, name: str, x: int, shape: Shape, params: Sequence[int] = (), **attributes) -> int:
-        """Add an op with one input and one output; returns the output's buffer."""
-        self.close_source()
+    def op(
+        self, name: str, x: int | Sequence[int], shape: Shape, params: Sequence[int] = (),
+        **attributes: Any,
+    ) -> int:  # fmt: skip
+        """Add an op with one output; x: a buffer or several. Returns the output's buffer."""
+        inputs = [x] if isinstance(x, int) else list(x)
+        for number in inputs:
+            self.close_source(number)
         y = self.buffer(shape)
-        self.plan.op(name, [x], [y], params, layer=self.layer, **attributes)
+        self.plan.op(name, inputs, [y], params, layer=self.layer, **attributes)
+        self._made[y] = name
+        if not self._trained.isdisjoint(params) or not self._gradient.isdisjoint(inputs):
+            self._gradient.add(y)
         return y
+
+    def merge(self, name: str, xs: Sequence[int], shape: Shape) -> int:
+        """An op over all of xs in order, in groups of as many as it can take."""
+        total = xs[0]
+        for i in range(1, len(xs), self.most_inputs - 1):
+            total = self.op(name, [total, *xs[i : i + self.most_inputs - 1]], shape)
+        return total
+
+    def fork(self, x: int, n: int) -> list[int]:
+        """x for n readers. Where each sends a gradient back, each gets a name of its own."""
+        if n < 2:
+            return [x] * n
+        if self.request.mode != "train" or x not in self._gradient:
+            self._several.add(x)
+            return [x] * n
+        names = [self.buffer(self._declared[x]) for _ in range(min(n, self.most_inputs))]
+        self.plan.op("fork", [x], names, layer=self.layer)
+        for name in names:
+            self.shapes[name] = self.shapes[x]
+            self._made[name] = "fork"
+            self._gradient.add(name)
+        return [*names[:-1], *self.fork(names[-1], n - len(names) + 1)]
 
     def activation(self, x: int, name: str) -> int:
         """y = name(x); nothing for "linear", and for one that the loss brings along."""
         if name == "linear":
             return x
-        loss = self.request.loss
-        is_last = self.layer == len(self.network.layers) - 1
-        if is_last and loss is not None and loss.fused == name:
-            self.fused = True
-            return x
+        if name == self._last.fused:
+            if not self._last.value:
+                self._logits = x
+                return x
+            x, logits = self.fork(x, 2)
+            self._logits = self.op("rescale", logits, self.shapes[x])
         if name == "softmax":
             return self.op("softmax", x, self.shapes[x])
         return self.op("activation", x, self.shapes[x], function=name)
 
     def rescale(self, x: int, scale: float, offset: float) -> int:
-        if x == self.source and self._source_is_open:
-            before, shift = self.scaling
-            self.scaling = (before * scale, shift * scale + offset)
+        if x in self._open and x not in self._several:
+            source, before, shift = self._open[x]
+            self._open[x] = (source, before * scale, shift * scale + offset)
             return x
         return self.op("rescale", x, self.shapes[x], scale=scale, offset=offset)
 
     def reshape(self, x: int, shape: Shape) -> int:
         """The same values with other axes: no op, rows are contiguous."""
+        if x in self._several:  # somebody else reads them with theirs
+            return self.op("rescale", x, shape)
         self.shapes[x] = shape
         return x
 
@@ -138,50 +206,139 @@ class Lowering:
         shape = self.shapes[x]
         return x if self._declared[x] == shape else self.op("rescale", x, shape)
 
+    def own(self, x: int) -> int:
+        """x where nobody else reads it, for a loss that writes probabilities over its logits."""
+        if self._made.get(x) in ("dense", "rescale") and x not in self._several:
+            return x
+        return self.op("rescale", x, self.shapes[x])
+
+    def graph(
+        self, graph: Graph, xs: Sequence[int], wishes: Sequence[Wish], prefix: str = ""
+    ) -> list[tuple[int | None, int | None]]:
+        """Add the ops of a graph; of each output wanted its buffer, and its logits if fused."""
+        uses = graph.uses([wish.value or wish.loss for wish in wishes])
+        asked = dict(zip(graph.outputs, wishes, strict=True))
+        ready = {v: self.fork(x, uses[v]) for v, x in enumerate(xs)}
+        logits: dict[int, int] = {}
+        for made in graph.calls:
+            if not any(uses[v] for v in made.outputs):
+                continue
+            inputs = [ready[v].pop(0) for v in made.inputs]
+            inside = []
+            for v in made.outputs:
+                wish = asked.get(v, Wish())
+                others = wish.value or uses[v] > wish.loss  # somebody beside the loss
+                inside.append(Wish(others, wish.fused, wish.loss))
+            answers = self._call(made.layer, inputs, inside, prefix)
+            for v, (y, z) in zip(made.outputs, answers, strict=True):
+                alone = z is not None and not asked[v].value  # the loss takes the logits instead
+                ready[v] = self.fork(y, uses[v] - alone) if y is not None else []
+                if z is not None:
+                    logits[v] = z
+        return [
+            (ready[v].pop(0) if ready.get(v) else None, logits.get(v)) if wish.value or wish.loss
+            else (None, None)
+            for v, wish in asked.items()
+        ]  # fmt: skip
+
+    def _call(
+        self, layer: Layer, inputs: list[int], wishes: Sequence[Wish], prefix: str
+    ) -> list[tuple[int | None, int | None]]:
+        """The ops of one call of a layer, or of a network."""
+        path = prefix + layer.label
+        if isinstance(layer, Nested):
+            return self.graph(layer.inside._graph, inputs, wishes, path + "/")
+        self._layer, self._last, self._logits = layer, wishes[0], None
+        y = inputs[0]
+        if not layer.training_only or self.request.mode == "train":
+            y = layer.lower(self, inputs if layer.several else y)
+        self.after.append((path, y))
+        self.behind.append(self.shapes[y])
+        return [(y, self._logits)]
+
 
 def lower(network: Network, request: Request) -> Lowered:
     """Build the plan that `request` asks for."""
     to = Lowering(network, request)
-    x = to.source
-    after = []  # the buffer behind each layer
-    for to.layer, layer in enumerate(network.layers):
-        if not layer.training_only or request.mode == "train":
-            x = layer.lower(to, x)
-        after.append(x)
-    to.close_source()
-    if request.loss is None:  # to predict
-        to.plan.op("output", [x if request.layers is None else after[request.layers - 1]])
-        return Lowered(to.plan.finish(), x)
-    x = to.in_shape(x)
-    result = Lowered(to.plan, x)
-    _lower_loss(to, request.loss, x, result)
+    wishes = [Wish(fused=loss.fused, loss=True) for loss in request.losses]
+    answers = to.graph(
+        network._graph, to.sources, wishes or [Wish(True)] * len(network.output_names)
+    )
+    for source in to.sources:
+        to.close_source(source)
+    result = Lowered(to.plan, [], [path for path, _ in to.after], to.behind)
+    if request.losses:
+        _lower_losses(to, network, answers, result)
+    elif request.layer is not None:
+        to.plan.op("output", [to.after[request.layer][1]])
+    else:
+        for i, (y, _) in enumerate(answers):
+            assert y is not None
+            to.plan.op("output", [y], target=i)
     to.plan.finish()
     return result
 
 
-def _lower_loss(to: Lowering, loss: Loss, x: int, result: Lowered) -> None:
-    """Targets, weights, loss and metrics behind the predictions x."""
-    plan = to.plan
-    shape = to.shapes[x]
-    outputs = shape[-1] if shape else 1
-    target = to.buffer(shape[:-1], "i") if to.request.classes else to.buffer(shape)
-    plan.op("input", [], [target], source=1)
-    inputs = [x, target]
-    if to.request.weighted:
-        weight = to.buffer(())
-        plan.op("input", [], [weight], source=2)
-        inputs.append(weight)
+def _lower_losses(
+    to: Lowering, network: Network, answers: Sequence[tuple[int | None, int | None]],
+    result: Lowered,
+) -> None:  # fmt: skip
+    """Targets and weights of all outputs, then the loss and the metrics of each."""
+    request = to.request
+    predictions = []
+    for value, logits in answers:
+        x = value if logits is None else to.own(logits)
+        assert x is not None
+        predictions.append(to.in_shape(x))
+    result.outputs += predictions
+    source = len(to.sources)
+    targets, weights = [], []
+    none = (False,) * len(predictions)
+    for x, classes in zip(predictions, request.classes or none, strict=True):
+        shape = to.shapes[x]
+        targets.append(to.buffer(shape[:-1], "i") if classes else to.buffer(shape))
+        to.plan.op("input", [], targets[-1:], source=source)
+        source += 1
+    for weighted in request.weighted or none:
+        weights.append([to.buffer(())] if weighted else [])
+        if weighted:
+            to.plan.op("input", [], weights[-1], source=source)
+            source += 1
+    scales = request.loss_weights or (1.0,) * len(predictions)
+    numbers = 0
+    for i, name in enumerate(network.output_names):
+        inputs = [predictions[i], targets[i], *weights[i]]
+        fused = answers[i][1] is not None
+        _lower_loss(to, request.losses[i], inputs, fused, scales[i])
+        prefix = f"{name}_" if len(predictions) > 1 else ""
+        numbers = _lower_metrics(to, i, inputs, fused, prefix, result, numbers)
+
+
+def _lower_loss(to: Lowering, loss: Loss, inputs: Sequence[int], fused: bool, scale: float) -> None:
     if loss.name == "python":
-        plan.op("stop", [x])
-    else:
-        value = to.buffer(())
-        attributes: dict[str, Any] = loss.attributes() | ({"probabilities": 1} if to.fused else {})
-        plan.op("loss", inputs, [value], kind=loss.name, **attributes)
+        to.plan.op("stop", inputs[:1])
+        return
+    attributes: dict[str, Any] = loss.attributes() | ({"probabilities": 1} if fused else {})
+    if scale != 1:
+        attributes["scale"] = scale
+    to.plan.op("loss", inputs, [to.buffer(())], kind=loss.name, **attributes)
+
+
+def _lower_metrics(
+    to: Lowering, i: int, inputs: Sequence[int], fused: bool, prefix: str, result: Lowered,
+    numbers: int,
+) -> int:  # fmt: skip
+    """Metrics of output i; those that want the same sums share them. Returns how many there are."""
+    loss, shape = to.request.losses[i], to.shapes[inputs[0]]
     shared: dict[tuple, int] = {}
-    for metric in to.request.metrics:
-        attributes = {**metric.attributes(outputs), "threshold": loss.threshold(not to.fused)}
+    for metric in to.request.metrics[i] if to.request.metrics else ():
+        attributes: dict[str, Any] = {
+            **metric.attributes(shape[-1] if shape else 1), "threshold": loss.threshold(not fused)
+        }  # fmt: skip
         key = (metric.kind, tuple(sorted(attributes.items())))
         if key not in shared:
-            plan.op("metric", inputs, (), kind=metric.kind, **attributes)
-            shared[key] = len(shared)
-        result.metrics.append((metric, shared[key]))
+            to.plan.op("metric", inputs, (), kind=metric.kind, **attributes)
+            shared[key] = numbers
+            numbers += 1
+        result.metrics.append((prefix + metric.name, metric, shared[key]))
+    return numbers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import _core, check
+from .graph import Graph, Nested, Tensor, as_tensor, chain, leaves, replay
 from .layers import Input, Layer
 from .lowering import Lowered, Request, lower
 
@@ -21,12 +23,17 @@ _PLAIN = (np.dtype(np.float32), np.dtype(np.uint8))
 
 
 class Network:
-    """What `Sequential` is made of: layers in order, their weights, and plans for the engine."""
+    """What `Sequential` and `Model` share: layers, their weights, and plans for the engine."""
 
     def __init__(self, seed: int | None = None, name: str | None = None):
         self.name = name or type(self).__name__.lower()
         self.seed = check.seed(seed)
         self.layers: list[Layer] = []
+        self._graph: Graph = None  # type: ignore[assignment] # once the shape of rows is known
+        self._nested: Nested | None = None  # itself as a layer of others
+        self._tensors: list[Tensor] | None = None  # of each value of the graph
+        self._leaf_list: list[tuple[str, Layer]] | None = None
+        self._stale = False  # another network has trained layers that this one shares
         self._plans: dict[Request, Lowered] = {}
         self._forget()
         self._single: tuple[Any, ...] | None = None
@@ -49,11 +56,11 @@ class Network:
             If a layer cannot take its input's shape; the message names the layer.
         """
         shape = check.shape("input_shape", input_shape)
+        if self._graph is not None and shape != self.input_shape:
+            raise ValueError(
+                f"{self.name} is built for rows of shape {self.input_shape}, not {shape}"
+            )
         if self.built:
-            if shape != self.input_shape:
-                raise ValueError(
-                    f"{self.name} is built for rows of shape {self.input_shape}, not {shape}"
-                )
             return
         try:
             self._infer(shape)
@@ -64,10 +71,13 @@ class Network:
 
     def _forget(self) -> None:
         """Not built, as before: what was wrong leaves no trace."""
-        self.input_shape: tuple[int, ...] = None  # type: ignore[assignment]
-        self.output_shape: tuple[int, ...] = None  # type: ignore[assignment]
         self.params: _core.Params = None  # type: ignore[assignment]
         self._plans.clear()
+        if self._nested is not None or self._fixed:
+            return  # its shapes were known before
+        self.input_shape: Any = None  # a tuple; of several inputs a list of them
+        self.output_shape: Any = None
+        self._graph = None  # type: ignore[assignment]
         for layer in self.layers:
             if layer.network is self:
                 layer._forget()
@@ -76,18 +86,30 @@ class Network:
         """Name the layers and give each its shapes; nothing large is allocated."""
         self._name_layers()
         for layer in self.layers:
-            if layer.network not in (None, self):
+            if layer.network not in (None, self) and not (layer._called or self._nested):
                 raise ValueError(f"{layer!r} belongs to another network; make a second one")
         x = shape
         for layer in self.layers:
-            layer._network = weakref.ref(self)
+            if layer.network is None:
+                layer._network = weakref.ref(self)
             try:
                 y = layer.build(x)
             except ValueError as error:
                 raise ValueError(f"layer {layer.name!r}: {error}") from None
+            if layer.several or isinstance(y, list):
+                raise ValueError(
+                    f"layer {layer.name!r} has several inputs or outputs; use fn.Model"
+                )
             layer.input_shape, layer.output_shape = x, y
             x = y
-        self.input_shape, self.output_shape = shape, x
+        self._take_graph(chain(self.layers, shape))
+
+    def _take_graph(self, graph: Graph) -> None:
+        self._graph, self._leaf_list = graph, None
+        shapes: Any = graph.input_shapes
+        self.input_shape = shapes if len(shapes) > 1 else shapes[0]
+        shapes = graph.output_shapes
+        self.output_shape = shapes if len(shapes) > 1 else shapes[0]
 
     def _fill(self, values: Iterable[tuple[int, np.ndarray]]) -> None:
         """Allocate the weights and give them their first values, flat and by number."""
@@ -95,6 +117,20 @@ class Network:
         for number, flat in values:
             params.set(number, flat)
         self.params = params
+        for _, layer in self._leaves():
+            layer._users.add(self)
+            if layer.network is None or not layer.network.built:
+                layer._network = weakref.ref(self)
+            layer._keeper = layer.network if len(layer._users) > 1 else None
+
+    def _leaves(self) -> list[tuple[str, Layer]]:
+        """(path, layer) of every layer, those inside nested networks too, each once."""
+        if self._leaf_list is None:
+            found: dict[int, tuple[str, Layer]] = {}
+            for path, layer in leaves(self._graph.calls):
+                found.setdefault(id(layer), (path, layer))
+            self._leaf_list = list(found.values())
+        return self._leaf_list
 
     def _name_layers(self) -> None:
         taken: set[str] = set()
@@ -112,10 +148,16 @@ class Network:
                 taken.add(name)
 
     def _draw(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Initial values of every weight, from the seed and the weight's place alone."""
+        """Initial values of every weight, from the seed and the weight's place alone. Layers that
+        another network has trained come with what it made of them."""
         number = 0
-        for layer in self.layers:
-            for weight in layer.weights():
+        for _, layer in self._leaves():
+            home = layer.network
+            for weight, known in zip(layer.weights(), _weights_in(home, self, layer), strict=False):
+                if known is not None:
+                    yield number, known
+                    number += 1
+                    continue
                 key = np.array([self.seed, number], np.uint64)
                 values = weight.initializer(
                     weight.shape, np.random.Generator(np.random.Philox(key=key))
@@ -132,6 +174,8 @@ class Network:
         return lowered
 
     def _need_built(self, what: str, x: np.ndarray | None = None) -> None:
+        if not self.built and self._graph is not None:
+            self.build(self.input_shape)
         if self.built:
             return
         if x is None or x.ndim < 1:
@@ -144,11 +188,43 @@ class Network:
     # ---- weights --------------------------------------------------------------------------------
 
     def _weight_list(self) -> list[tuple[Layer, Any]]:
-        return [(layer, weight) for layer in self.layers for weight in layer.weights()]
+        return [(layer, weight) for _, layer in self._leaves() for weight in layer.weights()]
+
+    def _weight_names(self) -> list[str]:
+        """ "layer.weight" of each weight; layers of nested networks are "network/layer"."""
+        return [f"{path}.{w.name}" for path, layer in self._leaves() for w in layer.weights()]
+
+    def _numbers(self, layer: Layer) -> list[int]:
+        """The engine's numbers of a layer's weights."""
+        return [i for i, (owner, _) in enumerate(self._weight_list()) if owner is layer]
+
+    def _refresh(self) -> None:
+        """Take over what other networks have made of layers that this one shares with them."""
+        if not self._stale:
+            return
+        self._stale = False
+        for _, layer in self._leaves():
+            home = layer.network
+            if home is not None and home is not self and home.built:
+                for mine, values in zip(self._numbers(layer), _values(home, layer), strict=True):
+                    self.params.set(mine, values)
+
+    def _changed(self) -> None:
+        """The weights are others now: networks that share layers with this one will take them."""
+        for _, layer in self._leaves() if self._shares() else ():
+            layer._network = weakref.ref(self)
+            layer._keeper = self
+            for other in list(layer._users):
+                if other is not self:
+                    other._stale, other._single = True, None
+
+    def _shares(self) -> bool:
+        return any(layer._keeper is not None for _, layer in self._leaves())
 
     def get_weights(self) -> list[np.ndarray]:
         """Copies of all weights, float32, in Keras's shapes and order: kernel, bias, kernel, ..."""
         self._need_built("get_weights")
+        self._refresh()
         return [self._read(i) for i in range(len(self._weight_list()))]
 
     def _read(self, number: int, part: int = 0) -> np.ndarray:
@@ -170,6 +246,8 @@ class Network:
         self._need_built("set_weights")
         for i, array in enumerate(self._as_weights("weights", weights)):
             self.params.set(i, array)
+        self._stale = False
+        self._changed()
 
     def _as_weights(self, what: str, values: Sequence[Any]) -> list[np.ndarray]:
         """Arrays like the weights (the weights, their gradients), checked: flat, float32."""
@@ -191,10 +269,12 @@ class Network:
     def refresh(self, layer: Layer) -> None:
         """Take over what a layer's own statistics have become (`Normalization.adapt`)."""
         self._need_built("refresh")
+        self._refresh()
         for i, (owner, weight) in enumerate(self._weight_list()):
             if owner is layer and not weight.trainable:
                 values = weight.initializer(weight.shape, np.random.default_rng(0))
                 self.params.set(i, values.reshape(-1))
+        self._changed()
 
     def count_params(self) -> int:
         """Number of weights, trained or not."""
@@ -203,21 +283,42 @@ class Network:
 
     # ---- predicting -----------------------------------------------------------------------------
 
-    def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
+    _fixed = False  # its shapes are known from the start
+    #: Names of inputs and outputs: keys of a dict of arrays.
+    input_names: Sequence[str] = ("x",)
+    output_names: Sequence[str] = ("y",)
+
+    def _inputs(self, name: str, x: Any) -> tuple[np.ndarray, ...]:
+        """x as an array for each input, with the rows that the network wants."""
+        parts = check.parts(name, x, self.input_names)
+        arrays = [check.features(what, part) for what, part in parts]
+        self._need_built("predict", arrays[0])
+        arrays = [
+            check.rows(what, array, shape)
+            for (what, _), array, shape in zip(parts, arrays, self._graph.input_shapes, strict=True)
+        ]
+        for (what, _), array in zip(parts, arrays, strict=True):
+            if len(array) != len(arrays[0]):
+                raise ValueError(
+                    f"{parts[0][0]} has {len(arrays[0])} rows and {what} has {len(array)}"
+                )
+        return tuple(arrays)
+
+    def predict(self, x: Any, batch_size: int | None = None) -> Any:
         """Outputs for rows of x.
 
         Parameters
         ----------
         x : array (n, *input_shape)
             float32 in C order, uint8, int8 and bool are read in place; anything else is converted
-            once.
+            once. Where there are several inputs: a list of arrays, or a dict of them by name.
         batch_size : int, optional
             Rows computed at a time; changes memory, never results: a row gives the same bits alone
             and in any batch.
 
         Returns
         -------
-        float32 array (n, *output_shape)
+        float32 array (n, *output_shape); where there are several outputs, a list of them
 
         Raises
         ------
@@ -233,9 +334,8 @@ class Network:
             and x.flags.c_contiguous
         ):
             return self._predict_one(x, single)
-        x = check.features("x", x)
-        self._need_built("predict", x)
-        return self._predict(check.rows("x", x, self.input_shape), batch_size)
+        answers = self._predict(self._inputs("x", x), batch_size)
+        return answers if len(answers) > 1 else answers[0]
 
     def _predict_one(self, x: np.ndarray, single: tuple[Any, ...]) -> np.ndarray:
         """One row: as little as possible around the engine's call."""
@@ -251,16 +351,18 @@ class Network:
         return out
 
     def _predict(
-        self, x: np.ndarray, batch_size: int | None, layers: int | None = None
-    ) -> np.ndarray:
+        self, xs: tuple[np.ndarray, ...], batch_size: int | None, layer: int | None = None
+    ) -> list[np.ndarray]:
+        """Arrays of all outputs, or of what one of `Lowered.labels` gives."""
+        self._refresh()
         if batch_size is not None:
             batch_size = check.integer("batch_size", batch_size, low=1)
-        n = len(x)
+        n = len(xs[0])
         rows = min(n, batch_size or _PREDICT_ROWS) or 1
         rows = rows if rows in (1, _PREDICT_ROWS) else 1 << (rows - 1).bit_length()
-        lowered = self._plan(Request("predict", rows, layers=layers))
-        shape = self.output_shape if layers is None else self.layers[layers - 1].output_shape
-        out = np.empty((n, *shape), np.float32)
+        lowered = self._plan(Request("predict", rows, layer=layer))
+        shapes = self._graph.output_shapes if layer is None else [lowered.shapes[layer]]
+        out = [np.empty((n, *shape), np.float32) for shape in shapes]
         rows = min(rows, n)
         chunk = n if rows == n else rows * lowered.steps_a_run(rows)
         work = lowered.take_work()
@@ -268,16 +370,21 @@ class Network:
             for first in range(0, n, chunk or 1):  # signals get a turn between runs
                 part = slice(first, first + chunk)
                 result = _core.run(
-                    lowered.plan, self.params, work, (x[part],), n_rows=len(x[part]),
-                    batch_size=rows, output=out[part],
+                    lowered.plan, self.params, work, [x[part] for x in xs],
+                    n_rows=min(chunk, n - first), batch_size=rows,
+                    output=tuple([y[part] for y in out]),
                 )  # fmt: skip
                 if result.status != "ok":
-                    raise_bad_input(result, "x", first)
+                    raise_bad_input(result, self._source_name(result.bad_source), first)
         finally:
             lowered.works.append(work)
-        if n == 1 and layers is None:
-            self._single = (x.shape, out.shape, lowered)
+        if n == 1 and layer is None and len(xs) == len(out) == 1:
+            self._single = (xs[0].shape, out[0].shape, lowered)
         return out
+
+    def _source_name(self, i: int) -> str:
+        """What source i of a plan is called in messages; targets and weights follow the inputs."""
+        return check.part_name("x", self.input_names, i)
 
     def predict_classes(
         self, x: Any, batch_size: int | None = None, *, threshold: float = 0.5
@@ -291,6 +398,11 @@ class Network:
         threshold : float, default 0.5
             For one output; 0 for logits (`Trainer.predict_classes` knows).
         """
+        if len(self.output_names) > 1:
+            raise ValueError(
+                f"{self.name} has the outputs {', '.join(self.output_names)}; "
+                "take the classes of those you want from predict(x)"
+            )
         outputs = self.predict(x, batch_size)
         if outputs.shape[-1] == 1:
             return (outputs[..., 0] > threshold).astype(np.int64)
@@ -327,15 +439,59 @@ class Network:
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: description and weights, no plans."""
         state = vars(self) | {"_plans": {}, "_single": None, "_slots_owner": None}
+        state |= {"_tensors": None, "_stale": False}
         del state["_training"]
         return state | {"params": self.get_weights() if self.built else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, params=None, _training=threading.RLock())
         for layer in self.layers:
-            layer._network = weakref.ref(self) if state["params"] is not None else None
+            if state["params"] is None:
+                layer._network = None
         if state["params"] is not None:
             self._fill(enumerate(map(np.ravel, state["params"])))
+
+    # ---- as a part of other networks ------------------------------------------------------------
+
+    def __call__(self, x: Any) -> Any:
+        """This network as a layer on symbolic values: both share their weights.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For anything but symbolic values, and for shapes that do not fit.
+        """
+        if not self.layers:
+            raise ValueError(f"{self.name} has no layers yet")
+        return self._as_layer()(x)
+
+    def _as_layer(self) -> Nested:
+        if self._nested is None:
+            named = self.name if self.name != type(self).__name__.lower() else None
+            self._nested = Nested(self, name=named)
+        return self._nested
+
+    def _symbolic(self) -> list[Tensor]:
+        """The symbolic value of each value of the graph."""
+        if self._tensors is None:
+            if self._graph is None:
+                self._need_built("outputs")
+            inputs = [
+                as_tensor(self.name, layer if isinstance(layer, Input) else Input(shape))
+                for layer, shape in zip(self.layers, self._graph.input_shapes, strict=False)
+            ]
+            self._tensors = replay(self._graph, inputs)
+        return self._tensors
+
+    @property
+    def inputs(self) -> list[Tensor]:
+        """Symbolic values that stand for its inputs: ``Model(net.inputs, ...)``."""
+        return self._symbolic()[: self._graph.n_inputs]
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        """Symbolic values of its outputs, to go on from."""
+        return [self._symbolic()[v] for v in self._graph.outputs]
 
     def __repr__(self) -> str:
         inside = ", ".join(map(repr, self.layers))
@@ -374,9 +530,13 @@ class Sequential(Network):
             self.add(layer)
 
     def add(self, layer: Layer) -> None:
-        """Append a layer. Not after the network is built."""
+        """Append a layer, or a network as one. Not after the network is built."""
+        if isinstance(layer, Network):
+            layer = layer._as_layer()
         if not isinstance(layer, Layer):
             raise TypeError(f"layers must be fastnet layers, got {layer!r}")
+        if self._nested is not None:
+            raise ValueError("the network is a part of another one; its layers are fixed")
         if any(layer is other for other in self.layers):
             raise ValueError(f"{layer!r} is in the network already; make a second one")
         if isinstance(layer, Input) and self.layers:
@@ -390,15 +550,27 @@ class Sequential(Network):
         if first is None:
             raise ValueError("the network has no layers")
         if input_shape is None:
-            if not isinstance(first, Input):
+            if not isinstance(first, Input) and self._graph is None:
                 raise ValueError("build wants input_shape, or Input(shape) as the first layer")
-            input_shape = first.shape
+            input_shape = first.shape if isinstance(first, Input) else self.input_shape
         super().build(input_shape)
 
     def _need_built(self, what: str, x: np.ndarray | None = None) -> None:
         if not self.built and self.layers and isinstance(self.layers[0], Input):
             self.build()
         super()._need_built(what, x)
+
+
+def _values(home: Network, layer: Layer) -> list[np.ndarray]:
+    """A layer's weights in a network, flat."""
+    return [home._read(i).reshape(-1) for i in home._numbers(layer)]
+
+
+def _weights_in(home: Network | None, new: Network, layer: Layer) -> Iterable[np.ndarray | None]:
+    """A layer's weights in the network that has them, or None for each that is to be drawn."""
+    if home is None or home is new or not home.built:
+        return itertools.repeat(None)
+    return _values(home, layer)
 
 
 def raise_bad_input(result: _core.Result, name: str, first: int = 0) -> NoReturn:

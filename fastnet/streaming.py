@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core, check
-from .fit import ArrayEpochs, metric_results
+from .fit import ArrayEpochs, metric_results, sum_losses
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -101,6 +101,10 @@ class BatchEpochs:
         """The epoch's metrics so far."""
         return metric_results(self.current.lowered, *(work.work for work in self.works))
 
+    def losses(self) -> list[tuple[float, float]]:
+        """The epoch's sums so far: of each loss, and of its weights."""
+        return sum_losses(work.work for work in self.works)
+
     def run(self, optimizer: _core.Optimizer, step: int, seed: int, most_steps: int) -> Any:
         """The next batch."""
         batch, self.next = self.next, None
@@ -109,8 +113,8 @@ class BatchEpochs:
         self.last_rows, self.done = self.current.last_rows, self.done + 1
         return result
 
-    def failing_rows(self, steps: int) -> np.ndarray:
-        """Rows of x in the last batch."""
+    def failing_rows(self, steps: int) -> tuple[np.ndarray, ...]:
+        """Rows of the inputs in the last batch."""
         return self.current.failing_rows(0)
 
     def end(self) -> None:

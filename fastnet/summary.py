@@ -29,7 +29,9 @@ def memory(network: Network, batch_size: int) -> dict[str, int]:
     `Trainer.gradients`), and one more after a second, which divergence falls back to.
     """
     network._need_built("summary")
-    train = network._plan(Request("train", batch_size, loss=MSE())).plan.describe()
+    train = network._plan(
+        Request("train", batch_size, (MSE(),) * len(network.output_names))
+    ).plan.describe()
     predict = network._plan(Request("predict", 1)).plan.describe()
     return {
         "weights": train["param_bytes"],

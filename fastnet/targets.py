@@ -16,19 +16,37 @@ from .metrics import Metric
 
 @dataclass(frozen=True)
 class Data:
-    """Rows that one plan can train or evaluate: sources in the engine's order, and their kind."""
+    """Rows that one plan can train or evaluate: an array for each input, and for each output its
+    targets, whether they are classes, and its weights or None."""
 
-    sources: tuple[np.ndarray, ...]
-    classes: bool
-    weighted: bool
+    inputs: tuple[np.ndarray, ...]
+    targets: tuple[np.ndarray, ...]
+    classes: tuple[bool, ...]
+    weights: tuple[np.ndarray | None, ...]
+
+    @property
+    def weighted(self) -> tuple[bool, ...]:
+        return tuple(w is not None for w in self.weights)
+
+    @property
+    def sources(self) -> tuple[np.ndarray, ...]:
+        """In the order in which the engine's plans number them."""
+        return (*self.inputs, *self.targets, *(w for w in self.weights if w is not None))
+
+    def __getitem__(self, rows: slice) -> Data:
+        weights = tuple(None if w is None else w[rows] for w in self.weights)
+        return Data(
+            tuple(x[rows] for x in self.inputs), tuple(y[rows] for y in self.targets),
+            self.classes, weights,
+        )  # fmt: skip
 
     def __len__(self) -> int:
-        return len(self.sources[0])
+        return len(self.inputs[0])
 
 
-def _numbers(y: Any) -> np.ndarray:
+def _numbers(name: str, y: Any) -> np.ndarray:
     try:
-        return check.array("y", y)
+        return check.array(name, y)
     except TypeError as error:
         if np.asarray(y).dtype.kind not in "OUS":
             raise
@@ -69,7 +87,7 @@ def _one_hot(y: np.ndarray, outputs: int) -> np.ndarray:
 
 
 def targets(
-    y: Any, n: int, shape: tuple[int, ...], loss: Loss, metrics: tuple[Metric, ...]
+    y: Any, n: int, shape: tuple[int, ...], loss: Loss, metrics: tuple[Metric, ...], name: str = "y"
 ) -> np.ndarray:
     """y checked against the output's shape: integer classes (n, *shape[:-1]) where the loss reads
     them, else float32 (n, *shape).
@@ -79,16 +97,16 @@ def targets(
     ValueError, TypeError
         For text, a wrong length or shape, NaN, or classes out of range.
     """
-    y = _numbers(y)
+    y = _numbers(name, y)
     outputs = shape[-1]
     if y.ndim and len(y) != n:
-        raise ValueError(f"x has {n} rows and y has {len(y)}")
+        raise ValueError(f"x has {n} rows and {name} has {len(y)}")
     if outputs > 1 and y.shape == (n, *shape[:-1], 1):
         y = y[..., 0]
     if outputs > 1 and y.shape == (n, *shape[:-1]):
         if not _is_whole(y):
             raise ValueError(
-                f"y of shape {y.shape} must hold whole class numbers for {outputs} outputs"
+                f"{name} of shape {y.shape} must hold whole class numbers for {outputs} outputs"
             )
         y = _as_classes(y, outputs)
         if loss.classes and all(m.classes for m in metrics):
@@ -98,12 +116,12 @@ def targets(
         y = check.float32(y.reshape(n, *shape))
         if not np.isfinite(y).all():
             row = int(np.argwhere(~np.isfinite(y).reshape(n, -1).all(axis=1))[0, 0])
-            raise ValueError(f"y holds NaN or infinity in row {row}")
+            raise ValueError(f"{name} holds NaN or infinity in row {row}")
         return loss.prepare(y)
     wanted = _axes(shape)
     if outputs > 1:
         wanted += f" or {_axes(shape[:-1])} with classes"
-    raise ValueError(f"y must have shape {wanted}, got {y.shape}")
+    raise ValueError(f"{name} must have shape {wanted}, got {y.shape}")
 
 
 def _axes(shape: tuple[int, ...]) -> str:
@@ -123,18 +141,18 @@ def with_class_weights(data: Data, class_weight: Any, shape: tuple[int, ...], lo
         raise ValueError("a loss function takes no weights; use one of fastnet.losses")
     labels = _classes_of(data, shape)
     table = _class_table(class_weight, labels, max(shape[-1], 2))
-    x, y, *weights = data.sources
-    weight = check.float32(table[labels] * (weights[0] if weights else 1))
+    given = data.weights[0]
+    weight = check.float32(table[labels] * (1 if given is None else given))
     if len(data) and not weight.any():
         raise ValueError("class_weight makes all weights zero: there is nothing to learn from")
-    return Data((x, y, weight), data.classes, True)
+    return Data(data.inputs, data.targets, data.classes, (weight,))
 
 
 def _classes_of(data: Data, shape: tuple[int, ...]) -> np.ndarray:
-    y = data.sources[1]
+    y = data.targets[0]
     if math.prod(shape[:-1]) == 1:
         y = y.reshape(len(y), -1)
-        if data.classes:
+        if data.classes[0]:
             return y[:, 0].astype(np.int64)
         if shape[-1] > 1 and (np.abs(y) <= 1).all():
             return y.argmax(axis=1)

@@ -9,15 +9,30 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, check, losses, metrics, optimizers
+from . import _core, check, losses, optimizers
 from .callbacks import CallbackList
 from .errors import DivergenceError
-from .fit import SOURCE_NAMES, ArrayEpochs, Fit, call_loss, diverged_layer, metric_results
+from .fit import (
+    ArrayEpochs,
+    Fit,
+    call_loss,
+    diverged_layer,
+    loss_results,
+    metric_results,
+    source_name,
+    sum_losses,
+)
 from .history import History
-from .layers import Activation, Dense, Dropout, Flatten, Reshape
 from .losses import Custom, Loss
 from .lowering import Lowered, Request
 from .network import Network, raise_bad_input
+from .outputs import (
+    check_last_activation,
+    each,
+    last_activation,
+    metrics_of_outputs,
+    weights_of_losses,
+)
 from .progress import Progress
 from .targets import Data, targets, with_class_weights
 
@@ -32,10 +47,14 @@ class Trainer:
     network : Network
     loss : str, Loss or callable, default "cross_entropy"
         A name or object of `fastnet.losses`, or a function ``(y, y_hat) -> (value, gradient)``;
-        it gets y as float32 of the output's shape (classes as one-hot rows).
+        it gets y as float32 of the output's shape (classes as one-hot rows). Of a network with
+        several outputs: one for all of them, a list, or a dict by the output's name.
     optimizer : str or Optimizer, default "adam"
     metrics : sequence of str or Metric, default ()
-        accuracy, top_k_accuracy, binary_accuracy, mse, mae, r2, precision, recall, f1.
+        accuracy, top_k_accuracy, binary_accuracy, mse, mae, r2, precision, recall, f1. With
+        several outputs: for all of them, or a list of lists, or a dict by the output's name.
+    loss_weights : list or dict of float, optional
+        With several outputs: the loss is the sum of each output's, so many times.
     gemm : "auto", "tiles" or "sgemm", default "auto"
         Who multiplies matrices: chosen by shape, or forced.
     lanes : int >= 1, default 1
@@ -64,15 +83,21 @@ class Trainer:
         optimizer: Any = "adam",
         metrics: Sequence[Any] | str = (),
         *,
+        loss_weights: Any = None,
         gemm: str = "auto",
         lanes: int = 1,
     ):
         if not isinstance(network, Network):
             raise TypeError(f"network must be a fastnet network, got {network!r}")
         self.network = network
-        self.loss: Loss = losses.get(loss)
+        names = network.output_names
+        #: Of each output.
+        self.losses: tuple[Loss, ...] = tuple(losses.get(one) for one in each("loss", loss, names))
+        if len(names) > 1 and any(isinstance(one, Custom) for one in self.losses):
+            raise ValueError("with several outputs, losses must be fastnet's, not functions")
         self.optimizer = optimizers.get(optimizer)
-        self.metrics = _metrics(metrics)
+        self._metrics = metrics_of_outputs(metrics, names)
+        self.loss_weights = weights_of_losses(loss_weights, names)
         self.gemm = check.choice("gemm", gemm, ("auto", "tiles", "sgemm"))
         self.lanes = check.integer("lanes", lanes, low=1)
         self.history = History()
@@ -85,42 +110,80 @@ class Trainer:
         self._start: _core.Params | None = None
         self._checked = False
 
+    @property
+    def loss(self) -> Any:
+        """The loss; of several outputs a tuple of theirs."""
+        return self.losses[0] if len(self.losses) == 1 else self.losses
+
+    @property
+    def metrics(self) -> Any:
+        """The metrics; of several outputs a tuple of theirs."""
+        return self._metrics[0] if len(self._metrics) == 1 else self._metrics
+
+    def _larger_is_better(self) -> set[str]:
+        """Keys of logs that are better when larger."""
+        names = self.network.output_names
+        prefixes = [f"{name}_" for name in names] if len(names) > 1 else [""]
+        return {
+            prefix + metric.name
+            for prefix, own in zip(prefixes, self._metrics, strict=True)
+            for metric in own
+            if metric.larger_is_better
+        }
+
     # ---- data -----------------------------------------------------------------------------------
 
     def _prepare(self, x: Any, y: Any, sample_weight: Any = None) -> Data:
         """Arrays checked, converted where needed, in the engine's order."""
         if y is None:
             raise ValueError("y is missing: training and evaluation want targets")
-        x = check.features("x", x)
         net = self.network
         if net.built:
             return self._checked_data(x, y, sample_weight)
-        net._need_built("fit", x)
         try:
             return self._checked_data(x, y, sample_weight)
         except (TypeError, ValueError):
             net._forget()  # data that was wrong does not fix the shape
             raise
 
-    def _checked_data(self, x: np.ndarray, y: Any, sample_weight: Any) -> Data:
-        net, loss = self.network, self.loss
+    def _checked_data(self, x: Any, y: Any, sample_weight: Any) -> Data:
+        net = self.network
+        inputs = net._inputs("x", x)
         if not self._checked:
-            _check_last_activation(net, loss)
+            for i, loss in enumerate(self.losses):
+                check_last_activation(net, i, loss)
             self._checked = True
-        x = check.rows("x", x, net.input_shape)
-        shape = net.output_shape
-        y = targets(y, len(x), shape, loss, self.metrics)
-        classes = loss.classes and y.dtype.kind in "iu" and y.shape[1:] == shape[:-1]
-        if sample_weight is None:
-            return Data((x, y), classes, False)
-        if isinstance(loss, Custom):
+        n, shapes = len(inputs[0]), net._graph.output_shapes
+        ys = [
+            targets(part, n, shapes[i], self.losses[i], self._metrics[i], name)
+            for i, (name, part) in enumerate(check.parts("y", y, net.output_names))
+        ]
+        classes = tuple(
+            loss.classes and y.dtype.kind in "iu" and y.shape[1:] == shape[:-1]
+            for loss, y, shape in zip(self.losses, ys, shapes, strict=True)
+        )
+        return Data(inputs, tuple(ys), classes, self._weights(sample_weight, n))
+
+    def _weights(self, sample_weight: Any, n: int) -> tuple[np.ndarray | None, ...]:
+        """Weights of each output; one array, or none, is for all of them."""
+        names = self.network.output_names
+        if sample_weight is not None and isinstance(self.losses[0], Custom):
             raise ValueError("a loss function takes no weights; use one of fastnet.losses")
-        return Data((x, y, check.weights("sample_weight", sample_weight, len(x))), classes, True)
+        if not isinstance(sample_weight, dict) and (
+            len(names) == 1
+            or not isinstance(sample_weight, list | tuple)
+            or not any(w is None or isinstance(w, list | np.ndarray) for w in sample_weight)
+        ):
+            sample_weight = dict.fromkeys(names, sample_weight)
+        return tuple(
+            None if part is None else check.weights(name, part, n)
+            for name, part in check.parts("sample_weight", sample_weight, names)
+        )
 
     def _plan(self, data: Data, mode: str, rows: int, update: str = "fused") -> Lowered:
         return self.network._plan(
-            Request(mode, rows, self.loss, self.metrics, data.classes, data.weighted, update,
-                    self.gemm, self.lanes)
+            Request(mode, rows, self.losses, self._metrics, data.classes, data.weighted,
+                    self.loss_weights, update, self.gemm, self.lanes)
         )  # fmt: skip
 
     # ---- fit ------------------------------------------------------------------------------------
@@ -147,10 +210,12 @@ class Trainer:
         Parameters
         ----------
         x : array (n, *input_shape), or an iterable of batches (x, y) or (x, y, sample_weight)
-            Arrays and memmaps of float32, uint8, int8 and bool are read in place. A generator is
-            consumed; ``steps_per_epoch`` cuts it into epochs.
+            Of several inputs a list of arrays, or a dict of them by the inputs' names. Arrays and
+            memmaps of float32, uint8, int8 and bool are read in place. A generator is consumed;
+            ``steps_per_epoch`` cuts it into epochs.
         y : array
             Of the output's shape (n, *output_shape), or integer classes without its last axis.
+            Of several outputs a list of arrays, or a dict of them by the outputs' names.
         batch_size : int or "full", default 32
         epochs : int >= 0, default 1
         validation_data : (x, y) or (x, y, sample_weight), optional
@@ -162,7 +227,8 @@ class Trainer:
         seed : int, optional
             Of the order and of dropout; the network's seed by default.
         sample_weight : array (n,), optional
-            The loss is sum(w * l) / sum(w): weight 0 is a row removed.
+            The loss is sum(w * l) / sum(w): weight 0 is a row removed. With several outputs: for
+            all of them, or a list or dict of arrays and None.
         class_weight : dict or "balanced", optional
         callbacks : Callback or list of Callback
         progress : bool or "auto", default "auto"
@@ -200,7 +266,10 @@ class Trainer:
                 raise ValueError("steps_per_epoch is for an iterable of batches")
             data, held_out = _split(self._prepare(x, y, sample_weight), validation_split)
             if class_weight is not None:
-                data = with_class_weights(data, class_weight, self.network.output_shape, self.loss)
+                if len(self.losses) > 1:
+                    raise ValueError("class_weight is for one output; use sample_weight")
+                shape = self.network.output_shape
+                data = with_class_weights(data, class_weight, shape, self.losses[0])
             work = ArrayEpochs(self, data, batch_size, bool(shuffle))
         validation = self._validation(validation_data, held_out)
         callbacks = CallbackList(callbacks, self)
@@ -227,6 +296,7 @@ class Trainer:
     def _begin(self) -> tuple[_core.Optimizer, _core.Params]:
         """The engine's optimizer, and the params with this trainer's slots."""
         net = self.network
+        net._refresh()
         owner = net._slots_owner() if net._slots_owner is not None else None
         if owner is not self:
             self._take_slots(owner)
@@ -267,6 +337,7 @@ class Trainer:
             weights = self._start
         if weights is not None:
             self.network.params.copy_weights(weights)
+            self.network._changed()
         self.network._slots_owner = None
         self.steps = 0
 
@@ -288,6 +359,8 @@ class Trainer:
     def evaluate(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
         """Loss and metrics on data, as {"loss": ..., "accuracy": ...}. Dropout is off.
 
+        With several outputs: {"loss": ..., "first_loss": ..., "first_accuracy": ..., ...}.
+
         Raises
         ------
         ValueError, TypeError
@@ -299,8 +372,9 @@ class Trainer:
         return self._evaluate(data)
 
     def _evaluate(self, data: Data) -> dict[str, float]:
-        if isinstance(self.loss, Custom):
-            return self._evaluate_custom(self.loss, data)
+        self.network._refresh()
+        if isinstance(self.losses[0], Custom):
+            return self._evaluate_custom(self.losses[0], data)
         rows = min(len(data), _EVALUATE_ROWS)
         lowered = self._plan(data, "evaluate", rows)
         chunk = rows * lowered.steps_a_run(rows)
@@ -314,19 +388,22 @@ class Trainer:
                     n_rows=min(chunk, len(data) - first), batch_size=rows,
                 )  # fmt: skip
                 if result.status == "input":
-                    raise_bad_input(result, SOURCE_NAMES[result.bad_source])
+                    raise_bad_input(result, source_name(self.network, result.bad_source))
                 loss, weight = loss + result.loss, weight + result.weight
                 if result.status == "diverged":
                     loss = math.nan
                     break
-            return {"loss": loss / weight if weight else 0.0} | metric_results(lowered, work)
+            logs = {"loss": loss / weight if weight else 0.0}
+            if len(self.losses) > 1:
+                logs = loss_results(self, sum_losses([work])) | ({} if loss == loss else logs)
+            return logs | metric_results(lowered, work)
         finally:
             lowered.works.append(work)
 
     def _evaluate_custom(self, loss: Custom, data: Data) -> dict[str, float]:
-        y_hat = self.network._predict(data.sources[0], None)
-        value, _ = call_loss(loss, data.sources[1], y_hat)
-        logs = Trainer(self.network, "mse", metrics=self.metrics)._evaluate(data)
+        (y_hat,) = self.network._predict(data.inputs, None)
+        value, _ = call_loss(loss, data.targets[0], y_hat)
+        logs = Trainer(self.network, "mse", metrics=self._metrics[0])._evaluate(data)
         return logs | {"loss": value}
 
     def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
@@ -335,8 +412,8 @@ class Trainer:
 
     def predict_classes(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The network's `predict_classes`; one output that is a logit means 1 where it is > 0."""
-        logits = _last_activation(self.network)[0] != self.loss.fused
-        threshold = self.loss.threshold(logits)
+        logits = last_activation(self.network, 0)[0] != self.losses[0].fused
+        threshold = self.losses[0].threshold(logits)
         return self.network.predict_classes(x, batch_size, threshold=threshold)
 
     # ---- gradients ------------------------------------------------------------------------------
@@ -359,7 +436,7 @@ class Trainer:
         data = self._prepare(x, y, sample_weight)
         if not len(data):
             raise ValueError("the batch has no rows")
-        if isinstance(self.loss, Custom):
+        if isinstance(self.losses[0], Custom):
             raise ValueError("gradients wants one of fastnet's losses")
         net = self.network
         with net._training:
@@ -373,9 +450,9 @@ class Trainer:
             )  # fmt: skip
             lowered.works.append(work)
             if result.status == "input":
-                raise_bad_input(result, SOURCE_NAMES[result.bad_source])
+                raise_bad_input(result, source_name(net, result.bad_source))
             if result.status == "diverged":
-                layer = diverged_layer(net, data.sources[0])
+                layer = diverged_layer(net, data.inputs)
                 raise DivergenceError(
                     f"the loss of this batch is not finite; layer {layer!r}", layer, 0, 0
                 )
@@ -403,7 +480,7 @@ class Trainer:
             params.need_gradient()
             for i, array in enumerate(arrays):
                 params.set(i, array, 3)
-            lowered = net._plan(Request("train", 1, self.loss, update="flat"))
+            lowered = net._plan(Request("train", 1, self.losses, update="flat"))
             start, work = self._keep_start(), lowered.take_work()
             _core.run(
                 lowered.plan, params, work, (), n_rows=0, batch_size=1, rates=rates,
@@ -412,28 +489,22 @@ class Trainer:
             lowered.works.append(work)
             number = params.nonfinite()
             if number >= 0:
-                layer, step = net._weight_list()[number][0].label, self.steps
+                layer, step = net._weight_names()[number].rpartition(".")[0], self.steps
                 self._restart(start)
                 raise DivergenceError(
                     f"the step made weights of layer {layer!r} infinite", layer, 0, step
                 )
             self.steps += 1
+            net._changed()
 
     def __repr__(self) -> str:
-        names = f", metrics={[m.name for m in self.metrics]}" if self.metrics else ""
+        all_names = [[m.name for m in own] for own in self._metrics]
+        shown = all_names[0] if len(all_names) == 1 else all_names
+        names = f", metrics={shown}" if any(all_names) else ""
         return f"Trainer({self.network!r}, loss={self.loss!r}, optimizer={self.optimizer!r}{names})"
 
 
 # ---- pieces -------------------------------------------------------------------------------------
-
-
-def _metrics(value: Any) -> tuple[metrics.Metric, ...]:
-    values = [value] if isinstance(value, str | metrics.Metric) else list(value or ())
-    result = tuple(metrics.get(v) for v in values)
-    names = [m.name for m in result]
-    if len(set(names)) < len(names):
-        raise ValueError(f"metrics must have different names, got {names}")
-    return result
 
 
 def _split(data: Data, fraction: float) -> tuple[Data, Data | None]:
@@ -444,49 +515,9 @@ def _split(data: Data, fraction: float) -> tuple[Data, Data | None]:
     n = int(len(data) * (1 - fraction))
     if n == 0 or n == len(data):
         raise ValueError(f"validation_split {fraction} of {len(data)} rows leaves one side empty")
-    parts = [
-        Data(tuple(s[rows] for s in data.sources), data.classes, data.weighted)
-        for rows in (slice(None, n), slice(n, None))
-    ]
-    return parts[0], parts[1]
+    return data[:n], data[n:]
 
 
 def _is_batches(x: Any) -> bool:
     """An iterable of batches, and no array, table or text."""
     return isinstance(x, Iterable) and not isinstance(x, str) and not hasattr(x, "shape")
-
-
-def _last_activation(network: Network) -> tuple[str, bool]:
-    """The activation that the outputs come from, and whether its layer is the last."""
-    for layer in reversed(network.layers):
-        activation = getattr(layer, "activation", None)
-        if isinstance(layer, Dense) or activation not in (None, "linear"):
-            return activation or "linear", layer is network.layers[-1]
-        if not isinstance(layer, Activation | Dropout | Flatten | Reshape):
-            break
-    return "linear", True
-
-
-def _check_last_activation(network: Network, loss: Loss) -> None:
-    """A fused loss wants its own activation last, or a linear layer (logits)."""
-    if loss.fused is None:
-        return
-    activation, is_last = _last_activation(network)
-    units = network.output_shape[-1]
-    if activation not in (loss.fused, "linear"):
-        raise ValueError(
-            f"loss {loss.name!r} wants a last layer with activation {loss.fused!r} or a linear one "
-            f"(logits), got {activation!r}; write Dense({units}, activation={loss.fused!r})"
-        )
-    if activation == loss.fused and not is_last:
-        raise ValueError(
-            f"loss {loss.name!r} wants its {loss.fused} in the last layer, "
-            f"got {network.layers[-1]!r} behind it; leave the activation out there and end with "
-            f"Activation({loss.fused!r})"
-        )
-    if loss.name == "cross_entropy" and units == 1:
-        raise ValueError(
-            "cross_entropy over 1 output is always 0; for two classes write "
-            'Dense(1, activation="sigmoid") with loss="binary_cross_entropy", '
-            'or Dense(2, activation="softmax")'
-        )

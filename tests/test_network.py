@@ -375,7 +375,7 @@ def test_memory_of_training_is_what_the_summary_says():
     assert net.params.nbytes == weights
     fn.Trainer(net, optimizer="adam").fit(rows(64, 50), np.zeros(64, int))
     assert net.params.nbytes == 3 * weights
-    plan = net._plan(Request("train", 32, fn.losses.CrossEntropy(), classes=True)).plan
+    plan = net._plan(Request("train", 32, (fn.losses.CrossEntropy(),), classes=(True,))).plan
     train = memory(net, 32)["arena"]
     assert 0.5 < train / plan.describe()["arena_bytes"] < 2
     # every buffer lies inside the arena

@@ -22,6 +22,7 @@ from .core import (
     Rescale,
     Reshape,
 )
+from .merge import Add, Average, Concatenate, Maximum, Multiply, Subtract
 from .normalization import GroupNorm, LayerNorm
 from .pooling import (
     AvgPool1D,
@@ -54,10 +55,13 @@ GlobalAveragePooling1D, GlobalAveragePooling2D = GlobalAvgPool1D, GlobalAvgPool2
 __all__ = [
     "LAYERS",
     "Activation",
+    "Add",
+    "Average",
     "AveragePooling1D",
     "AveragePooling2D",
     "AvgPool1D",
     "AvgPool2D",
+    "Concatenate",
     "Cropping1D",
     "Cropping2D",
     "Dense",
@@ -82,6 +86,8 @@ __all__ = [
     "MaxPool2D",
     "MaxPooling1D",
     "MaxPooling2D",
+    "Maximum",
+    "Multiply",
     "Normalization",
     "RandomBrightness",
     "RandomContrast",
@@ -96,6 +102,7 @@ __all__ = [
     "Reshape",
     "SpatialDropout1D",
     "SpatialDropout2D",
+    "Subtract",
     "UpSampling1D",
     "UpSampling2D",
     "ZeroPadding1D",

@@ -46,6 +46,8 @@ class Layer:
 
     #: Active while training, the identity otherwise.
     training_only: ClassVar[bool] = False
+    #: Takes a list of inputs: `build` gets a tuple of shapes and `lower` a list of buffers.
+    several: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -56,13 +58,18 @@ class Layer:
         if name is not None and (not isinstance(name, str) or not name):
             raise TypeError(f"name must be a text that is not empty, got {name!r}")
         self.name = name
+        self._called = False  # on symbolic values: its shapes stay
+        self._output: Any = None  # what the last call gave
         self._forget()
 
     def _forget(self) -> None:
         """Not built: no shapes, no network."""
-        self.input_shape: Shape = None  # type: ignore[assignment]
-        self.output_shape: Shape = None  # type: ignore[assignment]
-        self._network: weakref.ref[Network] | None = None
+        if not self._called:
+            self.input_shape: Any = None  # a Shape; where `several`, a tuple of them
+            self.output_shape: Shape = None  # type: ignore[assignment]
+        self._network: weakref.ref[Network] | None = None  # has the weights as they are now
+        self._keeper: Network | None = None  # the same, where several networks share the layer
+        self._users: weakref.WeakSet[Network] = weakref.WeakSet()  # networks with its weights
 
     @property
     def label(self) -> str:
@@ -76,13 +83,40 @@ class Layer:
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: a copied network gives its layers their network again."""
-        return vars(self) | {"_network": None}
+        gone = {"_network": None, "_keeper": None, "_users": None, "_output": None}
+        return vars(self) | gone
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _users=weakref.WeakSet())
+
+    def __call__(self, x: Any) -> Any:
+        """This layer on a symbolic value (`fn.Input`, or what another layer gave).
+
+        Called twice it shares its weights. Layers that join branches take a list.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For anything but symbolic values, and for shapes that do not fit; both name the layer.
+        """
+        from ..graph import call
+
+        return call(self, x)
+
+    @property
+    def output(self) -> Any:
+        """The symbolic value that its last call gave: ``Model(net.inputs, layer.output)``."""
+        if self._output is None and self.network is not None:
+            _ = self.network.outputs
+        if self._output is None:
+            raise ValueError(f"layer {self.label!r} was not called and is in no network yet")
+        return self._output
 
     def default_name(self) -> str:
         """The class's name in snake case: Dense -> dense, MaxPool2D -> max_pool2d."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", type(self).__name__).lower()
 
-    def build(self, input_shape: Shape) -> Shape:
+    def build(self, input_shape: Any) -> Shape:
         """Check the shape of a row and return the shape it becomes. ValueError if it cannot."""
         return input_shape
 
@@ -90,8 +124,9 @@ class Layer:
         """The weights wanted, in canonical order, once built."""
         return []
 
-    def lower(self, to: Lowering, x: int) -> int:
-        """Add this layer's ops to the plan; x and the result are buffers."""
+    def lower(self, to: Lowering, x: Any) -> int:
+        """Add this layer's ops to the plan; x and the result are buffers
+        (x a list of them where `several`)."""
         raise NotImplementedError
 
     def config(self) -> dict[str, Any]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import _core, check
 from .base import Layer, Shape, Weight, get_initializer, initializer_config
+
+if TYPE_CHECKING:
+    from ..graph import Tensor
 
 #: Elementwise functions of csrc/activations.def, and softmax, which is an op of its own.
 ACTIVATIONS = (*_core.table("activation"), "softmax")
@@ -34,6 +37,8 @@ def activation_name(value: str | None) -> str:
 class Input(Layer):
     """The shape of a row, first in a network. ``Input((28, 28))`` or ``Input(784)``.
 
+    It stands for rows to come, too: layers can be called on it (see `fn.Model`).
+
     Parameters
     ----------
     shape : int or tuple of int
@@ -44,6 +49,29 @@ class Input(Layer):
     def __init__(self, shape: int | tuple[int, ...], *, name: str | None = None):
         super().__init__(name=name)
         self.shape = check.shape("shape", shape)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The symbolic value that it stands for."""
+        if self._output is None:
+            from ..graph import Tensor
+
+            self.input_shape = self.output_shape = self.shape
+            self._called = True
+            self._output = Tensor(self.shape, self)
+        return self._output
+
+    def __call__(self, x: Any) -> Any:
+        raise TypeError("Input is where rows come in; call the layers behind it on it")
+
+    def __add__(self, other: Any) -> Any:
+        return self.tensor + other
+
+    def __sub__(self, other: Any) -> Any:
+        return self.tensor - other
+
+    def __mul__(self, other: Any) -> Any:
+        return self.tensor * other
 
     def build(self, input_shape):
         if input_shape != self.shape:
