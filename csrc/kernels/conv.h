@@ -1,0 +1,40 @@
+/* conv.h - convolutions of one picture: forward, back to the source, and to the weights.
+ *
+ * result (oh, ow, oc)[i, j, o] = bias[o] + sum over taps of source[i * sh + a * dh - top,
+ * j * sw + b * dw - left, k] * weights (kh, kw, c / groups, oc)[a, b, k, o], all NHWC, zero
+ * outside. How many taps hang over at the bottom and the right follows from the result's size.
+ */
+#ifndef FN_CONV_H
+#define FN_CONV_H
+
+#include "kernels/level.h"
+
+typedef struct {
+    int h, w, c, oh, ow, oc;
+    int kh, kw, sh, sw, dh, dw, top, left, groups;
+} conv_shape;
+
+/* Floats of scratch that the functions below need: forward alone, or all. */
+size_t FN_LEVELED(conv_scratch)(const conv_shape *s, bool train);
+
+/* weights: panels of oc. bias: NULL, or padded to whole panels. */
+void FN_LEVELED(conv_forward)(const conv_shape *s, const float *x, const float *weights,
+                              const float *bias, float *y, float *scratch);
+
+/* The way back needs weights with the taps turned round and panels of c, made once a minibatch in
+ * independent slices. */
+size_t FN_LEVELED(conv_turned)(const conv_shape *s); /* floats */
+int FN_LEVELED(conv_turn_slices)(const conv_shape *s);
+void FN_LEVELED(conv_turn)(const conv_shape *s, const float *weights, float *turned, int slice);
+
+/* dx = bias + what every dy sends back through the taps; all of dx is written. */
+void FN_LEVELED(conv_backward)(const conv_shape *s, const float *dy, const float *turned,
+                               const float *bias, float *dx, float *scratch);
+
+/* g (panels of oc) += the gradient of the weights; = if first. */
+void FN_LEVELED(conv_weights)(const conv_shape *s, bool first, const float *x, const float *dy,
+                              float *g, float *scratch);
+/* g (channels, whole vectors) += the sum over pixels of dy (pixels, channels); = if first. */
+void FN_LEVELED(conv_bias)(int64_t pixels, int channels, bool first, const float *dy, float *g);
+
+#endif
