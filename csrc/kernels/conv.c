@@ -221,10 +221,6 @@ size_t FN_LEVELED(conv_turned)(const conv_shape *s) {
     return (size_t)(panel_columns(s->c / s->groups) * s->oc * s->kh * s->kw);
 }
 
-static int group_panels(const conv_shape *s) { return (s->c / s->groups + PANEL - 1) / PANEL; }
-
-int FN_LEVELED(conv_turn_slices)(const conv_shape *s) { return s->groups * group_panels(s); }
-
 /* The weights of one phase, group and panel of c, as dy's runs meet them: [tap][oc][width]. */
 static void turn_panel(const conv_shape *s, phase a, phase b, int group, int64_t c, int width,
                        const float *weights, float *turned) {
@@ -251,14 +247,16 @@ static int64_t turned_floats(const conv_shape *s, phase a, phase b) {
     return panel_columns(s->c / s->groups) * s->oc * a.taps * b.taps;
 }
 
-void FN_LEVELED(conv_turn)(const conv_shape *s, const float *weights, float *turned, int slice) {
-    const int panels = group_panels(s), group = slice / panels, in = s->c / s->groups;
-    const int64_t c = (int64_t)(slice % panels) * PANEL, out = s->oc / s->groups;
+void FN_LEVELED(conv_turn)(const conv_shape *s, const float *weights, float *turned) {
+    const int in = s->c / s->groups;
+    const int64_t out = s->oc / s->groups;
     for (int i = 0; i < s->sh && i < s->h; i++)
         for (int j = 0; j < s->sw && j < s->w; j++) {
             const phase a = rows_phase(s, i), b = cols_phase(s, j);
-            turn_panel(s, a, b, group, c, fn_panel_width(in, c, LANES), weights,
-                       turned + (panel_columns(in) * group + c) * out * a.taps * b.taps);
+            for (int g = 0; g < s->groups; g++)
+                for (int64_t c = 0; c < in; c += PANEL)
+                    turn_panel(s, a, b, g, c, fn_panel_width(in, c, LANES), weights,
+                               turned + (panel_columns(in) * g + c) * out * a.taps * b.taps);
             turned += turned_floats(s, a, b);
         }
 }
@@ -347,6 +345,90 @@ void FN_LEVELED(conv_bias)(int64_t pixels, int channels, bool first, const float
         for (int64_t p = 0; p < pixels; p++) total += dy[p * channels + c];
         g[c] = first ? total : g[c] + total;
     }
+}
+
+/* ---- what ops share ---- */
+
+const fn_attribute FN_LEVELED(conv_attributes)[CONV_ATTRIBUTES] = {
+    {"stride_h", FN_ATTR_NUMBER, 1},   {"stride_w", FN_ATTR_NUMBER, 1},
+    {"dilation_h", FN_ATTR_NUMBER, 1}, {"dilation_w", FN_ATTR_NUMBER, 1},
+    {"top", FN_ATTR_NUMBER, 0},        {"left", FN_ATTR_NUMBER, 0},
+    {"groups", FN_ATTR_NUMBER, 1},
+};
+
+/* Axis 0, 1 or 2 of a picture; one of two axes has one row. */
+static int axis(const fn_buffer *b, int i) {
+    return b->rank == 3 ? (int)b->shape[i] : i ? (int)b->shape[i - 1] : 1;
+}
+
+conv_shape FN_LEVELED(conv_shape)(const fn_plan *plan, const fn_op *op, int source, int result) {
+    const fn_buffer *x = &plan->buffers[source], *y = &plan->buffers[result];
+    const fn_param *w = &plan->params[op->params[0]];
+    return (conv_shape){.h = axis(x, 0),
+                        .w = axis(x, 1),
+                        .c = axis(x, 2),
+                        .oh = axis(y, 0),
+                        .ow = axis(y, 1),
+                        .oc = axis(y, 2),
+                        .kh = w->rank == 4 ? (int)w->shape[0] : 1,
+                        .kw = (int)w->shape[w->rank - 3],
+                        .sh = (int)op->attr[CONV_STRIDE_H],
+                        .sw = (int)op->attr[CONV_STRIDE_W],
+                        .dh = (int)op->attr[CONV_DILATION_H],
+                        .dw = (int)op->attr[CONV_DILATION_W],
+                        .top = (int)op->attr[CONV_TOP],
+                        .left = (int)op->attr[CONV_LEFT],
+                        .groups = (int)op->attr[CONV_GROUPS]};
+}
+
+/* Attributes [from, to] are whole numbers of at least `low`. */
+static bool whole(const fn_op *op, int from, int to, double low) {
+    for (int i = from; i <= to; i++)
+        if (!(op->attr[i] >= low && op->attr[i] <= 1 << 20 && op->attr[i] == (int)op->attr[i]))
+            return false;
+    return true;
+}
+
+const char *FN_LEVELED(conv_numbers)(const fn_op *op) {
+    if (whole(op, CONV_STRIDE_H, CONV_DILATION_W, 1) && whole(op, CONV_TOP, CONV_LEFT, 0) &&
+        whole(op, CONV_GROUPS, CONV_GROUPS, 1))
+        return NULL;
+    return "strides, dilations and groups are whole numbers from 1 on, padding from 0";
+}
+
+/* Places are computed in int, what a frame holds in int64_t. */
+const char *FN_LEVELED(conv_size)(const conv_shape *s) {
+    const int64_t high = (int64_t)(s->oh - 1) * s->sh + (int64_t)(s->kh - 1) * s->dh + 1,
+                  wide = (int64_t)(s->ow - 1) * s->sw + (int64_t)(s->kw - 1) * s->dw + 1;
+    const int64_t most = 1 << 24, channels = s->c > s->oc ? s->c : s->oc;
+    if (high + s->h > most || wide + s->w > most ||
+        (high + s->h) * (wide + s->w) > (1 << 28) / channels)
+        return "the picture with its padding is too large";
+    return NULL;
+}
+
+const char *FN_LEVELED(conv_check)(const fn_plan *plan, const fn_op *op, int source, int result) {
+    if (!fn_is_f32(plan, source) || !fn_is_f32(plan, result)) return "float32 rows are wanted";
+    if (op->n_params < 1) return "a kernel is wanted";
+    const fn_buffer *x = &plan->buffers[source], *y = &plan->buffers[result];
+    const fn_param *w = &plan->params[op->params[0]];
+    if ((x->rank != 2 && x->rank != 3) || y->rank != x->rank || w->rank != x->rank + 1)
+        return "rows of shape (h, w, channels) and a kernel of one axis more are wanted";
+    const char *problem = FN_LEVELED(conv_numbers)(op);
+    if (problem) return problem;
+    const conv_shape s = FN_LEVELED(conv_shape)(plan, op, source, result);
+    if (s.c % s.groups || s.oc % s.groups || w->shape[w->rank - 2] != s.c / s.groups ||
+        w->shape[w->rank - 1] != s.oc)
+        return "channels, groups and kernel do not fit each other";
+    return FN_LEVELED(conv_size)(&s);
+}
+
+const float *FN_LEVELED(conv_turned_now)(const fn_call *call, const fn_op *op, fn_tile tile,
+                                         const conv_shape *s) {
+    bool fresh;
+    float *turned = fn_local(call, op, tile, &fresh);
+    if (!fresh) FN_LEVELED(conv_turn)(s, fn_weights(call, op, 0), turned);
+    return turned;
 }
 
 /* ---- sizes ---- */

@@ -14,6 +14,30 @@ typedef struct {
     int kh, kw, sh, sw, dh, dw, top, left, groups;
 } conv_shape;
 
+/* The attributes of conv2d and conv2d_transpose. */
+enum {
+    CONV_STRIDE_H,
+    CONV_STRIDE_W,
+    CONV_DILATION_H,
+    CONV_DILATION_W,
+    CONV_TOP,
+    CONV_LEFT,
+    CONV_GROUPS,
+    CONV_ATTRIBUTES
+};
+extern const fn_attribute FN_LEVELED(conv_attributes)[CONV_ATTRIBUTES];
+
+/* The convolution between two buffers with a kernel (kh, kw, c / groups, oc). Rows of two axes
+ * (steps, c) with a kernel (k, c / groups, oc) are pictures of one row. */
+conv_shape FN_LEVELED(conv_shape)(const fn_plan *plan, const fn_op *op, int source, int result);
+/* NULL, or what does not fit: attributes, sizes, or all of it. Asked before a shape is used. */
+const char *FN_LEVELED(conv_numbers)(const fn_op *op);
+const char *FN_LEVELED(conv_size)(const conv_shape *s);
+const char *FN_LEVELED(conv_check)(const fn_plan *plan, const fn_op *op, int source, int result);
+/* Those weights of this step: each thread turns them itself, once. */
+const float *FN_LEVELED(conv_turned_now)(const fn_call *call, const fn_op *op, fn_tile tile,
+                                         const conv_shape *s);
+
 /* Floats of scratch that the functions below need: forward alone, or all. */
 size_t FN_LEVELED(conv_scratch)(const conv_shape *s, bool train);
 
@@ -21,11 +45,9 @@ size_t FN_LEVELED(conv_scratch)(const conv_shape *s, bool train);
 void FN_LEVELED(conv_forward)(const conv_shape *s, const float *x, const float *weights,
                               const float *bias, float *y, float *scratch);
 
-/* The way back needs weights with the taps turned round and panels of c, made once a minibatch in
- * independent slices. */
+/* The way back needs weights with the taps turned round and panels of c. */
 size_t FN_LEVELED(conv_turned)(const conv_shape *s); /* floats */
-int FN_LEVELED(conv_turn_slices)(const conv_shape *s);
-void FN_LEVELED(conv_turn)(const conv_shape *s, const float *weights, float *turned, int slice);
+void FN_LEVELED(conv_turn)(const conv_shape *s, const float *weights, float *turned);
 
 /* dx = bias + what every dy sends back through the taps; all of dx is written. */
 void FN_LEVELED(conv_backward)(const conv_shape *s, const float *dy, const float *turned,
