@@ -493,10 +493,11 @@ OPS: dict[str, Op] = {
     "loss": Op(loss_forward, loss_backward, _LOSS_CASES, sample_loss, ("p",)),
 }  # fmt: skip
 
-from reference_graph import GRAPH_OPS  # noqa: E402 - these build on the names above
+from reference_conv import CONV_OPS  # noqa: E402 - these build on the names above
+from reference_graph import GRAPH_OPS  # noqa: E402
 from reference_images import IMAGE_OPS  # noqa: E402
 
-OPS |= GRAPH_OPS | IMAGE_OPS
+OPS |= CONV_OPS | GRAPH_OPS | IMAGE_OPS
 
 # ----------------------------------------------------------------------------- optimizers
 

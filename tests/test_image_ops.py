@@ -23,7 +23,7 @@ def run_case(name, case, *weights, **shapes):
         return None
     want_y = ref.OPS[name].forward(**arrays, **case.attributes)
     gradients = ref.OPS[name].backward(**arrays, dy=dy, **case.attributes)
-    not_near_zero(*gradients)
+    not_near_zero(*(g for g in gradients if g is not None))
     return result, arrays, dy, want_y, gradients
 
 

@@ -12,6 +12,7 @@ from .augmentation import (
     RandomZoom,
 )
 from .base import LAYERS, Layer
+from .convolution import Conv1D, Conv2D, Conv2DTranspose, DepthwiseConv2D, SeparableConv2D
 from .core import (
     Activation,
     Dense,
@@ -47,6 +48,8 @@ from .shaping import (
 
 Rescaling = Rescale
 LayerNormalization, GroupNormalization = LayerNorm, GroupNorm
+Convolution1D, Convolution2D, Convolution2DTranspose = Conv1D, Conv2D, Conv2DTranspose
+DepthwiseConvolution2D, SeparableConvolution2D = DepthwiseConv2D, SeparableConv2D
 MaxPooling1D, MaxPooling2D = MaxPool1D, MaxPool2D
 AveragePooling1D, AveragePooling2D = AvgPool1D, AvgPool2D
 GlobalMaxPooling1D, GlobalMaxPooling2D = GlobalMaxPool1D, GlobalMaxPool2D
@@ -62,9 +65,17 @@ __all__ = [
     "AvgPool1D",
     "AvgPool2D",
     "Concatenate",
+    "Conv1D",
+    "Conv2D",
+    "Conv2DTranspose",
+    "Convolution1D",
+    "Convolution2D",
+    "Convolution2DTranspose",
     "Cropping1D",
     "Cropping2D",
     "Dense",
+    "DepthwiseConv2D",
+    "DepthwiseConvolution2D",
     "Dropout",
     "Flatten",
     "GaussianNoise",
@@ -100,6 +111,8 @@ __all__ = [
     "Rescale",
     "Rescaling",
     "Reshape",
+    "SeparableConv2D",
+    "SeparableConvolution2D",
     "SpatialDropout1D",
     "SpatialDropout2D",
     "Subtract",
