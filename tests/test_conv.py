@@ -7,7 +7,7 @@ import reference  # noqa: F401 - takes reference_conv in
 import reference_conv as ref
 
 import fastnet as fn
-from fastnet import layers
+from fastnet import layers, optimizers
 
 ALL = [
     lambda **options: layers.Conv2D(4, 3, **options),
@@ -212,9 +212,9 @@ def test_training_lowers_the_loss_with_the_same_bits_for_every_number_of_threads
             layers.Flatten(),
             layers.Dense(3, activation="softmax"),
         ], seed=0)  # fmt: skip
-        trainer = fn.Trainer(net, loss="cross_entropy", optimizer="adam")
+        trainer = fn.Trainer(net, loss="cross_entropy", optimizer=optimizers.Adam(0.01))
         with fn.threads(threads):
-            history = trainer.fit(x, y, batch_size=32, epochs=6, progress=False)
+            history = trainer.fit(x, y, batch_size=32, epochs=12, progress=False)
         weights.append(b"".join(w.tobytes() for w in net.get_weights()))
         assert history["loss"][-1] < 0.9 * history["loss"][0]
     assert weights[0] == weights[1] == weights[2]
