@@ -255,6 +255,7 @@ static void choose_in_place(const fn_call *call) {
         if (!(op->flags & FN_SOURCE) || !fn_is_f32(plan, op->out[0])) continue;
         const fn_source *s = &call->args->sources[(int)op->attr[0]];
         bool possible = s->dtype == FN_F32 && op->attr[1] == 1 && op->attr[2] == 0 &&
+                        op->attr[3] == 0 && op->attr[4] == 0 && /* input.c: not scaled, not mixed */
                         (uintptr_t)s->data % sizeof(float) == 0 &&
                         s->row_bytes % sizeof(float) == 0;
         for (int j = 0; j < plan->n_ops; j++)
