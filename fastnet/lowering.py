@@ -42,6 +42,7 @@ class Request:
     update: str = "fused"
     gemm: str = "auto"
     lanes: int = 1
+    mixup: float = 0.0
     layer: int | None = None  # predict what this one of `Lowered.labels` gives
 
 
@@ -134,7 +135,11 @@ class Lowering:
         """Read rows: after this, a Rescale is an op of its own."""
         if x in self._open:
             source, scale, offset = self._open.pop(x)
-            self.plan.op("input", [], [x], source=source, scale=scale, offset=offset)
+            self.read(x, source, scale=scale, offset=offset)
+
+    def read(self, x: int, source: int, **attributes: float) -> None:
+        """The rows of a source become x: mixed in pairs where that was asked for."""
+        self.plan.op("input", [], [x], source=source, mixup=self.request.mixup, **attributes)
 
     def op(
         self, name: str, x: int | Sequence[int], shape: Shape, params: Sequence[int] = (),
@@ -296,13 +301,17 @@ def _lower_losses(
     none = (False,) * len(predictions)
     for x, classes in zip(predictions, request.classes or none, strict=True):
         shape = to.shapes[x]
-        targets.append(to.buffer(shape[:-1], "i") if classes else to.buffer(shape))
-        to.plan.op("input", [], targets[-1:], source=source)
+        if classes and request.mixup:  # a mixed target is no class
+            targets.append(to.buffer(shape))
+            to.read(targets[-1], source, classes=shape[-1])
+        else:
+            targets.append(to.buffer(shape[:-1], "i") if classes else to.buffer(shape))
+            to.read(targets[-1], source)
         source += 1
     for weighted in request.weighted or none:
         weights.append([to.buffer(())] if weighted else [])
         if weighted:
-            to.plan.op("input", [], weights[-1], source=source)
+            to.read(weights[-1][0], source)
             source += 1
     scales = request.loss_weights or (1.0,) * len(predictions)
     numbers = 0

@@ -55,6 +55,10 @@ class Trainer:
         several outputs: for all of them, or a list of lists, or a dict by the output's name.
     loss_weights : list or dict of float, optional
         With several outputs: the loss is the sum of each output's, so many times.
+    mixup : float >= 0, default 0
+        While fitting, each row becomes a mixture of itself and another row of its minibatch, its
+        target and weight as well; the share is drawn from Beta(mixup, mixup). 0.2 is usual for
+        images. Metrics of training are of such rows. Zhang et al., mixup, ICLR 2018.
     gemm : "auto", "tiles" or "sgemm", default "auto"
         Who multiplies matrices: chosen by shape, or forced.
     lanes : int >= 1, default 1
@@ -84,6 +88,7 @@ class Trainer:
         metrics: Sequence[Any] | str = (),
         *,
         loss_weights: Any = None,
+        mixup: float = 0.0,
         gemm: str = "auto",
         lanes: int = 1,
     ):
@@ -98,6 +103,9 @@ class Trainer:
         self.optimizer = optimizers.get(optimizer)
         self._metrics = metrics_of_outputs(metrics, names)
         self.loss_weights = weights_of_losses(loss_weights, names)
+        self.mixup = check.number("mixup", mixup, low=0)
+        if self.mixup and any(isinstance(one, Custom) for one in self.losses):
+            raise ValueError("mixup mixes targets: the loss must be one of fastnet's, no function")
         self.gemm = check.choice("gemm", gemm, ("auto", "tiles", "sgemm"))
         self.lanes = check.integer("lanes", lanes, low=1)
         self.history = History()
@@ -181,9 +189,10 @@ class Trainer:
         )
 
     def _plan(self, data: Data, mode: str, rows: int, update: str = "fused") -> Lowered:
+        mixup = self.mixup if mode == "train" and update != "none" else 0.0
         return self.network._plan(
             Request(mode, rows, self.losses, self._metrics, data.classes, data.weighted,
-                    self.loss_weights, update, self.gemm, self.lanes)
+                    self.loss_weights, update, self.gemm, self.lanes, mixup)
         )  # fmt: skip
 
     # ---- fit ------------------------------------------------------------------------------------

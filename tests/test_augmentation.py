@@ -91,7 +91,7 @@ def changed(layer, x, seed=0, step=0, threads=2):
     """What a layer makes of images while training: a plan that stops behind it."""
     net = fn.Sequential([layer], seed=0)
     net.build(x.shape[1:])
-    lowered = net._plan(Request("train", len(x), loss=losses.get(lambda y, p: None)))
+    lowered = net._plan(Request("train", len(x), (losses.get(lambda y, p: None),)))
     work = lowered.take_work()
     target = np.zeros((len(x), *layer.output_shape), np.float32)
     result = _core.run(
@@ -100,7 +100,7 @@ def changed(layer, x, seed=0, step=0, threads=2):
         optimizer=_core.Optimizer("sgd"),
     )  # fmt: skip
     assert result.status == "stopped"
-    data = work.rows(lowered.output, len(x), target[0].size)
+    data = work.rows(lowered.outputs[0], len(x), target[0].size)
     return np.frombuffer(data, np.float32).reshape(target.shape)
 
 

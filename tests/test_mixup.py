@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from fastnet import _core
+import fastnet as fn
+from fastnet import _core, datasets, layers, losses, optimizers
 
 pytestmark = pytest.mark.usefixtures("always_thread")
 
@@ -110,3 +111,96 @@ def test_rows_follow_the_order_of_the_epoch(level):
     got, _ = mixed(x, y, 0.7, order=order)
     plain, _ = mixed(x[order], y[order], 0.7)
     assert got.tobytes() == plain.tobytes()
+
+
+# ----------------------------------------------------------------------------- Trainer(mixup=...)
+
+
+def small(seed=0):
+    chain = [layers.Rescale(1 / 255), layers.Flatten(), layers.Dense(30, "relu"),
+             layers.Dense(10, "softmax")]  # fmt: skip
+    return fn.Sequential(chain, seed=seed)
+
+
+def fitted(mixup=0.2, threads=2, y=None, **options):
+    x, labels = datasets.load_digits()[0]
+    net = small()
+    trainer = fn.Trainer(net, optimizer=optimizers.Adam(0.005), metrics=["accuracy"], mixup=mixup)
+    with fn.threads(threads):
+        trainer.fit(x, labels if y is None else y, epochs=8, progress=False, seed=1, **options)
+    return net, trainer
+
+
+def same_bits(a, b):
+    return all(
+        p.tobytes() == q.tobytes() for p, q in zip(a.get_weights(), b.get_weights(), strict=True)
+    )
+
+
+def test_training_with_mixup_learns_and_is_the_same_for_any_threads():
+    (x, y), (x_test, y_test) = datasets.load_digits()
+    net, trainer = fitted()
+    assert trainer.evaluate(x_test, y_test)["accuracy"] > 0.88
+    assert trainer.history["loss"][-1] > 2 * trainer.evaluate(x, y)["loss"]  # it saw mixtures
+    assert same_bits(net, fitted(threads=1)[0])
+    assert same_bits(net, fitted(threads=3)[0])
+    assert not same_bits(net, fitted(mixup=0.0)[0])
+    assert not same_bits(net, fitted(mixup=0.3)[0])
+
+
+def test_classes_and_one_hot_targets_train_alike():
+    y = np.eye(10, dtype=np.float32)[datasets.load_digits()[0][1]]
+    assert same_bits(fitted()[0], fitted(y=y)[0])
+
+
+def test_a_step_is_that_of_the_mixed_rows():
+    """One step of SGD with mixup equals one step without on the rows that the engine mixed."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((20, 6)).astype(np.float32), rng.integers(3, size=20)
+
+    def step(x, y, mixup):
+        net = fn.Sequential([layers.Dense(3, "softmax")], seed=4)
+        trainer = fn.Trainer(net, optimizer=optimizers.SGD(0.1), mixup=mixup)
+        trainer.fit(x, y, batch_size=20, shuffle=False, seed=5, progress=False)
+        return net.get_weights()
+
+    mixed_x, mixed_y = mixed(x, y, 0.6, classes=3, seed=5)
+    for got, want in zip(step(x, y, 0.6), step(mixed_x, mixed_y, 0), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+    assert not np.allclose(step(x, y, 0.6)[0], step(x, y, 0)[0], atol=1e-4)
+
+
+def test_weights_regression_and_several_outputs_mix_as_well():
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((64, 5)).astype(np.float32)
+    target = (x @ rng.standard_normal((5, 2))).astype(np.float32)
+    a = fn.Input((5,))
+    one, two = layers.Dense(2, name="one")(a), layers.Dense(3, "softmax", name="two")(a)
+    net = fn.Model(a, [one, two], seed=0)
+    trainer = fn.Trainer(net, ["mse", "cross_entropy"], optimizers.Adam(0.02), mixup=0.4)
+    trainer.fit(x, [target, np.argmax(target @ np.ones((2, 3)) + x[:, :3], 1)], epochs=60,
+                progress=False, seed=0, sample_weight=rng.random(64))  # fmt: skip
+    assert np.mean((net.predict(x)[0] - target) ** 2) < 0.05 * np.mean(target**2)
+
+
+def test_gradients_and_evaluate_see_the_rows_as_they_are():
+    x, y = datasets.load_digits()[0]
+    mixing, plain = (fn.Trainer(small(), mixup=m) for m in (0.5, 0.0))
+    for a, b in zip(mixing.gradients(x[:40], y[:40]), plain.gradients(x[:40], y[:40]), strict=True):
+        assert a.tobytes() == b.tobytes()
+    assert mixing.evaluate(x, y) == plain.evaluate(x, y)
+
+
+def test_wrong_use():
+    with pytest.raises(ValueError, match="mixup must be a finite number >= 0"):
+        fn.Trainer(small(), mixup=-0.1)
+    with pytest.raises(ValueError, match="mixup mixes targets"):
+        fn.Trainer(small(), losses.get(lambda y, p: (0.0, p)), mixup=0.2)
+
+
+def test_bad_values_of_a_partner_are_found():
+    x = np.ones((30, 4), np.float32)
+    x[17, 2] = np.nan
+    net = fn.Sequential([layers.Dense(2, "softmax")], seed=0)
+    with pytest.raises(ValueError, match="row 17, column 2"):
+        fn.Trainer(net, mixup=0.2).fit(x, np.zeros(30, int), progress=False)
