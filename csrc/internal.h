@@ -121,7 +121,8 @@ struct fn_op {
     bool wide;    /* forward is cut by columns as well as by rows */
     bool sgemm;   /* matrix products by OpenBLAS */
     bool sparse;  /* zeros in its input are skipped: see kernels/zeros.h */
-    bool coasts;  /* rows of zero input may be made up for later: see kernels/dense_one.h */
+    bool transposes;    /* backward makes panels of W^T */
+    bool coasts;        /* rows of zero input may be made up for later: see kernels/dense_one.h */
     bool propagate;     /* the gradient of an input is wanted: see its buffer's `gradient` */
     unsigned adds;      /* bit i: parameter i is shared, and an earlier op wrote its gradient */
     int turn;           /* ops that share parameters hand over gradients one after the other */

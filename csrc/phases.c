@@ -147,16 +147,19 @@ static int wide_forward(builder *b, int i) {
     return i;
 }
 
-enum {
-    BACK_ROWS = 15
-}; /* rows of dy that stay in L1 while W streams by; dot products take three */
+/* Rows of dy that stay in L1 while W streams by, for dot products that take three; rows that share
+ * a panel of W^T. */
+enum { BACK_ROWS = 15, SHARING_ROWS = 192 };
 
 static int wide_backward(builder *b, int i) {
     fn_plan *plan = b->plan;
     const fn_op *op = &plan->ops[i];
     open_phase(b);
     fn_job job = grid_job(plan, op, plan->buffers[op->in[0]].cols);
-    if (!op->sgemm && plan->options.max_rows > 1) {
+    if (op->transposes) {
+        job.col_block = 2 * plan->level->lanes;
+        job.row_block = SHARING_ROWS;
+    } else if (!op->sgemm && plan->options.max_rows > 1) {
         job.col_block = 64;
         job.row_block = BACK_ROWS;
     }

@@ -89,32 +89,23 @@ FN_INLINE void backward_tile(int rows, int64_t d_in, int64_t units, const float 
     }
 }
 
-/* The same over units in order, from a transposed copy t (units, ldt). */
-FN_INLINE void narrow_tile(int rows, int vecs, int64_t units, const float *t, int64_t ldt,
-                           const float *dy, int64_t ldy, float *dx, int64_t ldx) {
-    vf sum[ROWS][2];
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vecs; v++) sum[i][v] = v_set(0);
-    for (int64_t c = 0; c < units; c++) {
-        vf weight[2];
-        for (int v = 0; v < vecs; v++) weight[v] = v_load(t + c * ldt + v * LANES);
-#pragma GCC unroll 8
-        for (int i = 0; i < rows; i++) {
-            const vf g = v_set(dy[i * ldy + c]);
-            for (int v = 0; v < vecs; v++) sum[i][v] = v_fma(g, weight[v], sum[i][v]);
+/* Rows [k, k + PANEL) of W as a panel of W^T, t (units rounded up to 4, PANEL): then dx is a
+ * forward product. */
+FN_INLINE void transpose_panel(int64_t d_in, int64_t units, int64_t k, const float *w, float *t) {
+    for (int64_t c = 0; c < units; c += 4) {
+        const int64_t panel = c / PANEL * PANEL;
+        const int width = fn_panel_width(units, panel, LANES);
+        const float *from = w + panel * d_in + (c - panel);
+        for (int64_t i = 0; i < PANEL; i += 4) {
+            vq r[4];
+            for (int j = 0; j < 4; j++) { /* beyond the last row 0: so is the padding of dx */
+                r[j] = (vq){0};
+                if (k + i + j < d_in) r[j] = *(const vq_loose *)(from + (k + i + j) * width);
+            }
+            v_transpose4(r);
+            for (int j = 0; j < 4; j++) *(vq_loose *)(t + (c + j) * PANEL + i) = r[j];
         }
     }
-    for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vecs; v++) v_store(dx + i * ldx + v * LANES, sum[i][v]);
-}
-
-/* All columns of dx for `rows` rows; the padding of t is zero, so whole vectors up to ldx are. */
-FN_INLINE void narrow_rows(int rows, int64_t units, const float *t, int64_t ldt, const float *dy,
-                           int64_t ldy, float *dx, int64_t ldx) {
-    int64_t k = 0;
-    for (; k + PANEL <= ldx; k += PANEL)
-        narrow_tile(rows, 2, units, t + k, ldt, dy, ldy, dx + k, ldx);
-    for (; k < ldx; k += LANES) narrow_tile(rows, 1, units, t + k, ldt, dy, ldy, dx + k, ldx);
 }
 
 /* ---- gradient of W: x^T @ dy ---- */

@@ -146,6 +146,18 @@ FN_INLINE vq v_sum4(vf a, vf b, vf c, vf d) {
            __builtin_shufflevector(pq, rs, 2, 3, 6, 7);
 }
 
+/* Transpose four quarters in place. */
+FN_INLINE void v_transpose4(vq *r) {
+    const vq a = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5),
+             b = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7),
+             c = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5),
+             d = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
+    r[0] = __builtin_shufflevector(a, c, 0, 1, 4, 5);
+    r[1] = __builtin_shufflevector(a, c, 2, 3, 6, 7);
+    r[2] = __builtin_shufflevector(b, d, 0, 1, 4, 5);
+    r[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
+}
+
 FN_INLINE float v_sum(vf a) {
     vq q = v_sum4(a, a, a, a);
     return q[0];

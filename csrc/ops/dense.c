@@ -13,7 +13,8 @@
 enum {
     CHUNK = 96,  /* rows of W in an update slice: its gradient stays in L1 */
     GROUP = 4,   /* panels that share a chunk of x while it is in L1 */
-    NARROW = 16, /* so few columns are multiplied back through a transposed copy */
+    MANY = 24,   /* from so many rows on dX is a product with W^T, made panel by panel */
+    NARROW = 16, /* with so few columns in any case: there is too little to sum in a dot product */
     WIDE = 16384 /* more weights than this (64 KiB) are cut by columns: see docs/architecture.md */
 };
 
@@ -135,40 +136,33 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
 }
 
 /* ---- backward: dx (n, d_in) = dy @ W^T ----
- * Dot products along the columns of W, lane by lane, straight from the panels: no transposed copy.
+ * For few rows dot products along the columns of W, lane by lane, straight from the panels. For
+ * many a panel of W^T is made in cache and used like W forward.
  */
 
-/* A narrow layer has too few columns for dot products: its few weights are transposed once a step
- * by each thread, t (units, ldt), and dx is summed over units in order. */
-static const float *transposed(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
-                               int64_t units, int64_t ldt) {
-    bool fresh;
-    float *t = fn_local(call, op, tile, &fresh);
-    if (fresh) return t;
-    const float *w = fn_weights(call, op, 0);
-    for (int64_t c = 0; c < units; c += PANEL) {
-        const int width = fn_panel_width(units, c, LANES),
-                  used = units - c < width ? (int)(units - c) : width;
-        for (int64_t k = 0; k < d_in; k++)
-            for (int j = 0; j < used; j++) t[(c + j) * ldt + k] = w[c * d_in + k * width + j];
+/* Columns [k, k + PANEL) of dx from a panel of W^T, t (units, PANEL). Padding of dx is written. */
+static void backward_panel(int64_t rows, int64_t units, int64_t k, const float *t, const float *dy,
+                           int64_t ldy, float *dx, int64_t ldx) {
+    const int64_t tiles = (rows + ROWS - 1) / ROWS, least = rows / tiles,
+                  larger = rows - least * tiles;
+    for (int64_t i = 0, r = 0; i < tiles; i++) {
+        const int n = (int)(least + (i < larger));
+        const float *y[ROWS];
+        for (int j = 0; j < n; j++) y[j] = dy + (r + j) * ldy;
+        forward_rows(n, 2, units, NULL, y, t, NULL, dx + r * ldx + k, ldx);
+        r += n;
     }
-    return t;
 }
 
-static void backward_narrow(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
-                            int64_t units) {
-    const int64_t ldx = call->plan->buffers[op->in[0]].ld, ldy = call->plan->buffers[op->out[0]].ld;
-    const float *t = transposed(call, op, tile, d_in, units, ldx);
-    int r = tile.r0;
-    for (; r + ROWS <= tile.r1; r += ROWS)
-        narrow_rows(ROWS, units, t, ldx, fn_gradient_row(call, tile, op->out[0], r), ldy,
-                    fn_gradient_row(call, tile, op->in[0], r), ldx);
-    for (; r + 2 <= tile.r1; r += 2)
-        narrow_rows(2, units, t, ldx, fn_gradient_row(call, tile, op->out[0], r), ldy,
-                    fn_gradient_row(call, tile, op->in[0], r), ldx);
-    if (r < tile.r1)
-        narrow_rows(1, units, t, ldx, fn_gradient_row(call, tile, op->out[0], r), ldy,
-                    fn_gradient_row(call, tile, op->in[0], r), ldx);
+/* A whole W^T that each thread makes once a step, of a layer that rows go through in a chain. */
+static const float *transposed(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
+                               int64_t units) {
+    bool fresh;
+    const int64_t deep = (units + 3) / 4 * 4;
+    float *t = fn_local(call, op, tile, &fresh);
+    for (int64_t k = 0; !fresh && k < d_in; k += PANEL)
+        transpose_panel(d_in, units, k, fn_weights(call, op, 0), t + k * deep);
+    return t;
 }
 
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
@@ -185,8 +179,14 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
         fn_sgemm(false, true, rows, d_in, units, dy, ldy, copy, ldy, 0, dx, ldx);
         return;
     }
-    if (op->local && call->plan->options.max_rows > 1) {
-        backward_narrow(call, op, tile, d_in, units);
+    if (op->transposes) {
+        const int64_t deep = (units + 3) / 4 * 4;
+        const float *whole = op->wide ? NULL : transposed(call, op, tile, d_in, units);
+        for (int64_t k = tile.c0; k < end; k += PANEL) {
+            if (op->wide) transpose_panel(d_in, units, k, weights, fn_scratch(call, tile));
+            backward_panel(rows, units, k, whole ? whole + k * deep : fn_scratch(call, tile), dy,
+                           ldy, dx, ldx);
+        }
         return;
     }
     for (int64_t k = tile.c0; k < end; k += 4) {
@@ -474,9 +474,12 @@ static const char *check(fn_plan *plan, fn_op *op) {
     op->prepares = op->sgemm || (op->sparse && op->wide) ? chunks : 0;
     if (op->sparse && op->wide)
         op->copy_bytes = column_rows_bytes((in->cols + ROWS - 1) / ROWS, plan->options.max_rows);
-    const bool narrow = plan->options.mode == FN_TRAIN && !op->sgemm && !op->wide &&
-                        plan->options.max_rows > 1 && out->cols <= NARROW;
-    if (narrow) op->local = (size_t)(out->cols * in->ld) + 2 * FN_PAD;
+    const int64_t panels = (in->cols + PANEL - 1) / PANEL, deep = (out->cols + 3) / 4 * 4;
+    op->transposes = plan->options.mode == FN_TRAIN && !op->sgemm && plan->options.max_rows > 1 &&
+                     in->ld % PANEL == 0 && (plan->options.max_rows >= MANY || out->cols <= NARROW);
+    if (op->transposes && !op->wide) op->local = (size_t)(panels * PANEL * deep) + 2 * FN_PAD;
+    if (op->transposes && op->scratch < (size_t)(PANEL * deep))
+        op->scratch = (size_t)(PANEL * deep);
     if (op->sgemm) op->flags &= ~(unsigned)FN_READS_ROWS;
     if (op->sgemm) op->copy_bytes = (size_t)(in->cols * out->ld) * sizeof(float);
     return NULL;
