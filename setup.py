@@ -97,6 +97,7 @@ class build_ext(_build_ext):  # noqa: N801 - the command's name
         jobs = [(level, source) for level in LEVELS for source in sources]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             ext.extra_objects = list(pool.map(lambda job: self.compile_level(ext, *job), jobs))
+        ext.depends = [*ext.depends, *sources]  # link again when only a kernel has changed
         super().build_extension(ext)
 
     def compile_level(self, ext, level, source):

@@ -1,10 +1,10 @@
-/* kmeans_scan.c - blocks of points against all centres: a tile of 4 vectors of points and 3 centres
+/* kmeans_scan.c - blocks of points against all centres: a tile of 2 vectors of points and 6 centres
  * in registers, and only the minima leave it: the (n, k) distances are never in memory.
  */
 #include "kernels/level.h"
 #include "kmeans/kernels.h"
 
-enum { VECTORS = 4, BLOCK = VECTORS * LANES, GROUP = FN_KM_GROUP };
+enum { VECTORS = 2, BLOCK = VECTORS * LANES, GROUP = FN_KM_GROUP };
 
 FN_INLINE vf choose(vi mask, vf a, vf b) {
 #if FN_LANES == 8
@@ -18,14 +18,14 @@ FN_INLINE vf choose(vi mask, vf a, vf b) {
 FN_INLINE void score(const fn_km_scan *scan, int64_t center, const float *block,
                      vf s[GROUP][VECTORS]) {
     const int q = scan->q;
-    const float *coords = scan->coords + center * q;
+    const float *coords = scan->packed + center * q;
     for (int c = 0; c < GROUP; c++)
         for (int v = 0; v < VECTORS; v++) s[c][v] = v_set(scan->half[center + c]);
-    for (int l = 0; l < q; l++) {
+    for (int l = 0; l < q; l++, coords += GROUP, block += BLOCK) {
         vf point[VECTORS];
-        for (int v = 0; v < VECTORS; v++) point[v] = v_load(block + l * BLOCK + v * LANES);
+        for (int v = 0; v < VECTORS; v++) point[v] = v_load(block + v * LANES);
         for (int c = 0; c < GROUP; c++) {
-            const vf x = v_set(coords[(int64_t)c * q + l]);
+            const vf x = v_set(coords[c]);
             for (int v = 0; v < VECTORS; v++) s[c][v] = v_fma(x, point[v], s[c][v]);
         }
     }
@@ -57,11 +57,27 @@ static void nearest(const fn_km_scan *scan, const float *block, float *best, flo
     }
 }
 
+FN_INLINE unsigned lanes_of(vi mask) {
+#if FN_LANES == 8
+    return (unsigned)_mm256_movemask_ps((__m256)mask);
+#elif FN_LANES == 16 && defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
+#else
+    unsigned bits = 0;
+    for (int i = 0; i < LANES; i++) bits |= (unsigned)(mask[i] & 1) << i;
+    return bits;
+#endif
+}
+
 /* Note the lanes of `mask`; returns the new number, or -1. */
 static int note(vi mask, vf s, int center, int point, fn_km_candidate *found, int n, int most) {
+    float scores[LANES];
     if (n + LANES > most) return -1;
-    for (int i = 0; i < LANES; i++)
-        if (mask[i]) found[n++] = (fn_km_candidate){center, point + i, s[i]};
+    v_store(scores, s);
+    for (unsigned bits = lanes_of(mask); bits; bits &= bits - 1) {
+        const int i = __builtin_ctz(bits);
+        found[n++] = (fn_km_candidate){center, point + i, scores[i]};
+    }
     return n;
 }
 
@@ -156,12 +172,14 @@ static void lowest(const float *products, const float *half, const float *errors
     *best = one, *second = two, *index = where;
 }
 
-typedef double vd __attribute__((vector_size(8 * LANES)));
-typedef double vd_loose __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
+/* float64 in one register: half as many lanes. */
+enum { WIDE = LANES / 2 };
+typedef double vd __attribute__((vector_size(8 * WIDE)));
+typedef double vd_loose __attribute__((vector_size(8 * WIDE), aligned(8), may_alias));
 
 static void add(const double *x, bool minus, int64_t n, double *sum, double *low) {
     int64_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
+    for (; i + WIDE <= n; i += WIDE) {
         const vd before = *(vd_loose *)(sum + i), there = *(const vd_loose *)(x + i);
         const vd part = minus ? -there : there, after = before + part, got = after - before;
         *(vd_loose *)(low + i) += (before - (after - got)) + (part - got);
@@ -175,25 +193,74 @@ static void add(const double *x, bool minus, int64_t n, double *sum, double *low
     }
 }
 
-/* sum += weight * (row - shift); returns |row - shift|^2. */
-static double survey(const double *row, const double *shift, double weight, int64_t d,
-                     double *sum) {
-    vd squares = {0};
+typedef float vh_loose __attribute__((vector_size(4 * WIDE), aligned(4), may_alias));
+
+/* WIDE columns of a dense row, as float64. */
+FN_INLINE vd columns(const void *row, bool wide, int64_t j) {
+    if (wide) return *(const vd_loose *)((const double *)row + j);
+#if FN_LANES == 8
+    return (vd)_mm256_cvtps_pd(_mm_loadu_ps((const float *)row + j));
+#else
+    return __builtin_convertvector(*(const vh_loose *)((const float *)row + j), vd);
+#endif
+}
+
+FN_INLINE double column(const void *row, bool wide, int64_t j) {
+    return wide ? ((const double *)row)[j] : (double)((const float *)row)[j];
+}
+
+FN_INLINE double survey_row(const void *row, bool wide, const double *shift, double weight,
+                            int64_t d, double *sum) {
+    vd squares = {0}, more = {0};
     const vd w = weight - (vd){0};
     int64_t j = 0;
-    for (; j + LANES <= d; j += LANES) {
-        const vd x = *(const vd_loose *)(row + j) - *(const vd_loose *)(shift + j);
+    for (; j + 2 * WIDE <= d; j += 2 * WIDE) {
+        const vd x = columns(row, wide, j) - *(const vd_loose *)(shift + j);
+        const vd y = columns(row, wide, j + WIDE) - *(const vd_loose *)(shift + j + WIDE);
         *(vd_loose *)(sum + j) += w * x;
+        *(vd_loose *)(sum + j + WIDE) += w * y;
         squares += x * x;
+        more += y * y;
     }
+    squares += more;
     double total = 0;
-    for (int i = 0; i < LANES; i++) total += squares[i];
+    for (int i = 0; i < WIDE; i++) total += squares[i];
     for (; j < d; j++) {
-        const double x = row[j] - shift[j];
+        const double x = column(row, wide, j) - shift[j];
         sum[j] += weight * x;
         total += x * x;
     }
     return total;
+}
+
+static double survey(const void *row, bool wide, const double *shift, double weight, int64_t d,
+                     double *sum) {
+    return wide ? survey_row(row, true, shift, weight, d, sum)
+                : survey_row(row, false, shift, weight, d, sum);
+}
+
+FN_INLINE void move_row(const void *row, bool wide, const double *shift, double weight, int64_t n,
+                        double *to, double *from) {
+    const vd w = weight - (vd){0};
+    int64_t j = 0;
+    for (; j + WIDE <= n; j += WIDE) {
+        const vd x = w * (columns(row, wide, j) - *(const vd_loose *)(shift + j));
+        *(vd_loose *)(to + j) += x;
+        if (from) *(vd_loose *)(from + j) -= x;
+    }
+    for (; j < n; j++) {
+        const double x = weight * (column(row, wide, j) - shift[j]);
+        to[j] += x;
+        if (from) from[j] -= x;
+    }
+}
+
+static void move(const void *row, bool wide, const double *shift, double weight, int64_t n,
+                 double *to, double *from) {
+    if (wide)
+        move_row(row, true, shift, weight, n, to, from);
+    else
+        move_row(row, false, shift, weight, n, to, from);
 }
 
 /* Outward by a few roundings: bounds stay bounds. */
@@ -270,4 +337,5 @@ const fn_km_kernels FN_LEVELED(kmeans) = {
     .lowest = lowest,
     .add = add,
     .survey = survey,
+    .move = move,
 };

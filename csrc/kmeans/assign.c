@@ -228,6 +228,23 @@ static void link_candidates(space *s, int found, int count) {
     }
 }
 
+static bool contested(const space *s, int i) {
+    for (int32_t f = s->head[i]; f >= 0; f = s->next[f])
+        if (s->found[f].center != s->index[i]) return true;
+    return false;
+}
+
+/* Ask for the row of the next contested point from `i` on: it lies far from the last one. */
+static void prefetch_contested(const job *w, const int32_t *list, int count, int i) {
+    const fn_km_data *data = &w->km->data;
+    while (i < count && !contested(w->s, i)) i++;
+    if (i >= count || data->indptr) return;
+    const char *row =
+        (const char *)data->values + (w->first + (list ? list[i] : i)) * data->row_bytes;
+    const int64_t bytes = data->d * (data->dtype == FN_F64 ? 8 : 4);
+    for (int64_t b = 0; b < bytes && b < 8192; b += 64) __builtin_prefetch(row + b);
+}
+
 static void project_block(job *w, const int32_t *list, int count) {
     fn_km *km = w->km;
     space *s = w->s;
@@ -254,6 +271,7 @@ static void project_block(job *w, const int32_t *list, int count) {
     }
     const int found = kernel->below(&km->scan, s->block, s->limit, s->rest, s->found, MOST_FOUND);
     if (found >= 0) link_candidates(s, found, count);
+    prefetch_contested(w, list, found < 0 ? 0 : count, 0);
     for (int i = 0; i < count; i++) {
         const int at = list ? list[i] : i;
         const int32_t a = s->index[i];
@@ -261,10 +279,8 @@ static void project_block(job *w, const int32_t *list, int count) {
             decide(w, at, NULL, km->k, INFINITY);
             continue;
         }
-        bool alone = true;
-        for (int32_t f = s->head[i]; f >= 0 && alone; f = s->next[f])
-            alone = s->found[f].center == a;
-        if (!alone) {
+        if (contested(s, i)) {
+            prefetch_contested(w, list, count, i + 1);
             resolve(w, at, a, s->head[i], s->rest[i], s->squares[i]);
             continue;
         }

@@ -25,16 +25,16 @@ static void choose_tiles(fn_km *km) {
     tiles = tiles < 16 ? 16 : tiles > 64 ? 64 : tiles;
     km->tile_rows = (int)tile;
     km->chunk_rows = tile * tiles;
-    km->slice = km->d < 128 ? 16 : 64;
-    if (km->d <= 64 && km->k * km->d <= 32768)
-        km->groups = km->n < 2048 ? 1 : km->n < 16384 ? (int)(km->n / 1024) : 16;
+    km->slice = km->d < 128 ? 16 : 64; /* whole cache lines of a row */
+    km->sliced = km->d > 64 || km->k * km->d > 32768;
+    km->groups = km->sliced || km->n < 2048 ? 1 : km->n < 16384 ? (int)(km->n / 1024) : 16;
 }
 
 enum { NARROW_COLUMNS = 128 };
 
 /* Columns of a projection of d columns that is to tell k centres apart, in the memory allowed. */
 static int projection_columns(const fn_km *km, size_t max_bytes) {
-    int p = km->k < 32 ? 32 : 64;
+    int p = 64;
     while (p > 8 && p > km->d / 4) p -= 8;
     const size_t bytes = (size_t)km->n * (size_t)(p + 2) * sizeof(float);
     return km->n < 8 * (int64_t)p || p > km->d || (max_bytes && bytes > max_bytes) ? 0 : p;
@@ -65,7 +65,8 @@ static bool allocate_scan(fn_km *km) {
     const size_t padded = (size_t)km->scan.k_padded;
     bool ok = (km->rounded = fn_km_alloc(km, k * (size_t)km->ld * one));
     ok = ok && (km->lengths = fn_km_alloc(km, k * one));
-    ok = ok && (km->scan.coords = fn_km_alloc(km, padded * (size_t)km->scan.q * one));
+    ok = ok && (km->scan.coords = fn_km_alloc(km, k * (size_t)km->scan.q * one));
+    ok = ok && (km->scan.packed = fn_km_alloc(km, padded * (size_t)km->scan.q * one));
     ok = ok && (km->scan.half = fn_km_alloc(km, padded * one));
     ok = ok && (km->scan.slack = fn_km_alloc(km, padded * one));
     ok = ok && (km->drift = fn_km_alloc(km, k * one));
@@ -99,8 +100,7 @@ static bool allocate(fn_km *km) {
     ok = ok && (km->n_moves = fn_km_alloc(km, tiles * sizeof *km->n_moves));
     ok = ok && (km->tile_computed = fn_km_alloc(km, tiles * sizeof *km->tile_computed));
     ok = ok && (km->scratch = fn_km_alloc(km, km->scratch_stride * one * (size_t)km->most_threads));
-    if (km->groups)
-        ok = ok && (km->group_sums = fn_km_alloc(km, (size_t)km->groups * k * (d + 2) * one));
+    ok = ok && (km->moved = fn_km_alloc(km, fn_km_moved_count(km) * one));
     return ok;
 }
 
@@ -134,7 +134,7 @@ void fn_km_free(fn_km *km) {
     void *all[] = {km->mean,    km->shift,         km->centers, km->previous,
                    km->sums,    km->sums_low,      km->weights, km->weights_low,
                    km->members, km->fixed,         km->labels,  km->moves,
-                   km->n_moves, km->tile_computed, km->scratch, km->group_sums};
+                   km->n_moves, km->tile_computed, km->scratch, km->moved};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     fn_km_rows_end(&km->rows);
     fn_free(km);
@@ -170,8 +170,7 @@ void fn_km_start(fn_km *km, const double *centers, const uint8_t *fixed) {
     km->first = true;
     km->converged = false;
     km->record = (fn_km_record){0};
-    if (km->groups)
-        memset(km->group_sums, 0, (size_t)(km->groups * km->k * (km->d + 2)) * sizeof(double));
+    memset(km->moved, 0, fn_km_moved_count(km) * sizeof(double));
     fn_km_prepare(km);
 }
 
@@ -229,7 +228,7 @@ static bool assign(fn_km *km, uint64_t deadline) {
     const double ns = (double)(km->n - km->cursor) * (0.03 * (double)(km->k * km->scan.q) + 2);
     fn_parallel_run(fn_km_threads(km, ns, 2), &(fn_work_list){next_phase, run_tile, &p, 1e6});
     if (km->cursor < km->n) return false;
-    fn_km_merge_groups(km);
+    fn_km_merge(km);
     return true;
 }
 
@@ -293,7 +292,7 @@ fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double sec
 /* The sums follow the labels, so the fit could go on after this; the iteration that is half done is
  * begun anew. */
 fn_status fn_km_labels(fn_km *km, int32_t *labels, double *value) {
-    fn_km_merge_groups(km); /* of the part that was done */
+    fn_km_merge(km); /* of the part that was done */
     km->record = (fn_km_record){0};
     km->cursor = 0;
     if (!km->converged) assign(km, 0);

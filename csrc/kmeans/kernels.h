@@ -11,12 +11,13 @@
 
 #include "kmeans.h"
 
-enum { FN_KM_MOST_BLOCK = 64, FN_KM_GROUP = 3 }; /* points in a block: 4 vectors of the level */
+enum { FN_KM_MOST_BLOCK = 32, FN_KM_GROUP = 6 }; /* points in a block: 2 vectors of the level */
 
 typedef struct {
     int q;               /* coordinates of a block */
     int64_t k, k_padded; /* a multiple of FN_KM_GROUP */
-    float *coords;       /* (k_padded, q): minus the centres */
+    float *coords;       /* (k, q): minus the centres */
+    float *packed;       /* (k_padded / FN_KM_GROUP, q, FN_KM_GROUP): the same */
     float *half;         /* (k_padded): |c|^2 / 2, rounded down; infinite beyond k */
     float *slack;        /* (k): what the true score may exceed the bound by, product terms aside */
 } fn_km_scan;
@@ -50,8 +51,13 @@ typedef struct fn_km_kernels {
                    int64_t k, float *best, float *second, int32_t *index);
     /* sum += x (or -= where `minus`) as unevaluated pairs, n columns of float64. */
     void (*add)(const double *x, bool minus, int64_t n, double *sum, double *low);
-    /* sum += weight * (row - shift); returns |row - shift|^2. */
-    double (*survey)(const double *row, const double *shift, double weight, int64_t d, double *sum);
+    /* sum += weight * (row - shift); returns |row - shift|^2. A row of float64 (`wide`) or float32.
+     */
+    double (*survey)(const void *row, bool wide, const double *shift, double weight, int64_t d,
+                     double *sum);
+    /* to += weight * (row - shift), from -= the same unless NULL; n columns. */
+    void (*move)(const void *row, bool wide, const double *shift, double weight, int64_t n,
+                 double *to, double *from);
     /* Sums over columns of x * y, in 4 vectors: the rounding error is at most (d / (4 lanes) + 10)
      * units of |x| |y|. */
     float (*dot)(const float *x, const float *y, int64_t d);

@@ -38,7 +38,8 @@ struct fn_km {
     double *sums, *sums_low;       /* (k, d) of w (x - shift), unevaluated sum of two: no drift */
     double *weights, *weights_low; /* (k), likewise */
     int64_t *members;              /* (k): points of positive weight */
-    double *group_sums; /* (groups, k, d + 1): partial sums where rows are narrow, or NULL */
+    double *moved; /* (groups, k, d + 2): columns, weight and members moved this iteration */
+    bool sliced;   /* one group, tasks are slices of columns; else a task a group */
     int32_t *labels;
     bool converged; /* the last iteration moved nothing: labels belong to the centres */
 
@@ -81,7 +82,7 @@ int fn_km_threads(const fn_km *km, double ns, int phases);
 /* rows.c */
 double fn_km_weight(const fn_km_data *data, int64_t row);
 void fn_km_row(const fn_km_rows *rows, int64_t row, double *out);
-void fn_km_columns(const fn_km_rows *rows, int64_t row, int64_t c0, int64_t c1, double *out);
+const void *fn_km_peek(const fn_km_rows *rows, int64_t index, int64_t c0, double *row, bool *wide);
 double fn_km_distance(const double *row, const double *center, int64_t d);
 fn_status fn_km_rows_begin(fn_km_rows *rows, const fn_km_data *data);
 void fn_km_rows_end(fn_km_rows *rows);
@@ -105,7 +106,8 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread);
 void fn_km_sum_tiles(fn_km *km, int64_t first, int task, int thread);
 double fn_km_inertia_of_sums(const fn_km *km);
 int fn_km_sum_tasks(const fn_km *km);
-void fn_km_merge_groups(fn_km *km);
+void fn_km_merge(fn_km *km);
+size_t fn_km_moved_count(const fn_km *km);
 fn_status fn_km_update(fn_km *km);
 
 #endif

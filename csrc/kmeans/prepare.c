@@ -91,6 +91,11 @@ static void prepare_run(void *context, int tile, int thread) {
     }
     if (km->mode == FN_KM_MODE_PROJECTED)
         project_centers(km, first, end, (float *)(km->spaces + (size_t)thread * km->space_bytes));
+    const int q = km->scan.q;
+    for (int64_t j = first; j < end && km->mode != FN_KM_MODE_DENSE; j++)
+        for (int l = 0; l < q; l++)
+            km->scan.packed[(j / FN_KM_GROUP * q + l) * FN_KM_GROUP + j % FN_KM_GROUP] =
+                km->scan.coords[j * q + l];
 }
 
 /* The farthest that any other centre moved. */

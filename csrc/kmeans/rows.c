@@ -81,19 +81,16 @@ void fn_km_rows_end(fn_km_rows *rows) {
     rows->scales = NULL;
 }
 
-/* Columns [c0, c1) of a row (dense rows are read no farther). */
-void fn_km_columns(const fn_km_rows *rows, int64_t row, int64_t c0, int64_t c1, double *out) {
+/* A row from column c0 on, to be read at once: in place where that is possible, else in `row`. */
+const void *fn_km_peek(const fn_km_rows *rows, int64_t index, int64_t c0, double *row, bool *wide) {
     const fn_km_data *data = rows->data;
     if (data->indptr || rows->scales) {
-        fn_km_row(rows, row, out); /* whole: callers give room for it */
-        if (c0) memmove(out, out + c0, (size_t)(c1 - c0) * sizeof *out);
-        return;
+        fn_km_row(rows, index, row);
+        *wide = true;
+        return row + c0;
     }
-    const char *start = (const char *)data->values + row * data->row_bytes;
-    if (data->dtype == FN_F64)
-        memcpy(out, (const double *)start + c0, (size_t)(c1 - c0) * sizeof *out);
-    else
-        for (int64_t j = c0; j < c1; j++) out[j - c0] = (double)((const float *)start)[j];
+    *wide = data->dtype == FN_F64;
+    return (const char *)data->values + index * data->row_bytes + c0 * (*wide ? 8 : 4);
 }
 
 /* Rows first + list[i] less the shift, as float32 (count, ld); `row`: room for d. */
@@ -152,8 +149,9 @@ static void survey_run(void *context, int tile, int thread) {
         const int count = (int)(end - first < SURVEY_ROWS ? end - first : SURVEY_ROWS);
         for (int i = 0; i < count; i++) {
             const double weight = fn_km_weight(&km->data, first + i);
-            fn_km_row(&km->rows, first + i, row);
-            squares[i] = km->kernel->survey(row, km->shift, weight, d, sum);
+            bool wide;
+            const void *at = fn_km_peek(&km->rows, first + i, 0, row, &wide);
+            squares[i] = km->kernel->survey(at, wide, km->shift, weight, d, sum);
             if (!(squares[i] < INFINITY) && work->bad[tile] < 0) work->bad[tile] = first + i;
             sum[d] += weight;
             sum[d + 1] += weight * squares[i];

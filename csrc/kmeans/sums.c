@@ -17,84 +17,63 @@ static void add(double *sum, double *low, double x) {
 }
 
 int fn_km_sum_tasks(const fn_km *km) {
-    return km->groups ? km->groups : (int)((km->d + km->slice - 1) / km->slice);
+    return km->sliced ? (int)((km->d + km->slice - 1) / km->slice) : km->groups;
 }
 
-/* w (x - shift) of columns [c0, c1). */
-static void weighted(const fn_km *km, int64_t row, int64_t c0, int64_t c1, double *values) {
-    const double weight = fn_km_weight(&km->data, row);
-    fn_km_columns(&km->rows, row, c0, c1, values);
-    for (int64_t j = c0; j < c1; j++) values[j - c0] = weight * (values[j - c0] - km->shift[j]);
-}
-
-/* Slice `task` of the columns, over the moved rows of the chunk that begins at row `first`. */
-static void sum_slice(fn_km *km, int64_t first, int task, double *values) {
-    const int64_t d = km->d, c0 = (int64_t)task * km->slice;
-    const int64_t c1 = c0 + km->slice < d ? c0 + km->slice : d;
-    const int64_t rows = km->n - first < km->chunk_rows ? km->n - first : km->chunk_rows;
-    for (int64_t t = 0; t * km->tile_rows < rows; t++)
-        for (int m = 0; m < km->n_moves[t]; m++) {
-            const fn_km_move *move = km->moves + t * km->tile_rows + m;
-            const int64_t row = first + move->row, to = km->labels[row], from = move->old;
-            const double weight = fn_km_weight(&km->data, row);
-            if (weight == 0) continue;
-            weighted(km, row, c0, c1, values);
-            const int64_t a = to * d + c0, b = from * d + c0;
-            km->kernel->add(values, false, c1 - c0, km->sums + a, km->sums_low + a);
-            if (from >= 0) km->kernel->add(values, true, c1 - c0, km->sums + b, km->sums_low + b);
-            if (c0) continue;
-            add(km->weights + to, km->weights_low + to, weight);
-            km->members[to]++;
-            if (from < 0) continue;
-            add(km->weights + from, km->weights_low + from, -weight);
-            km->members[from]--;
-        }
-}
-
-/* Group `task` of the chunk's tiles: partial sums of columns, weight and members. */
-static void sum_group(fn_km *km, int64_t first, int task, double *values) {
+/* Columns [c0, c1) of one moved row; with column 0 its weight and membership. */
+static void move_row(const fn_km *km, int64_t index, int32_t old, int64_t c0, int64_t c1,
+                     double *sums, double *row) {
+    const double weight = fn_km_weight(&km->data, index);
+    if (weight == 0) return;
     const int64_t d = km->d, width = d + 2;
+    bool wide;
+    const void *values = fn_km_peek(&km->rows, index, c0, row, &wide);
+    double *to = sums + km->labels[index] * width, *from = old < 0 ? NULL : sums + old * width;
+    km->kernel->move(values, wide, km->shift + c0, weight, c1 - c0, to + c0,
+                     from ? from + c0 : NULL);
+    if (c0) return;
+    to[d] += weight;
+    to[d + 1] += 1;
+    if (!from) return;
+    from[d] -= weight;
+    from[d + 1] -= 1;
+}
+
+/* Task `task` of the moved rows of the chunk that begins at row `first`: a slice of columns, or a
+ * group of tiles. */
+void fn_km_sum_tiles(fn_km *km, int64_t first, int task, int thread) {
+    double *row = km->scratch + (size_t)thread * km->scratch_stride;
     const int64_t rows = km->n - first < km->chunk_rows ? km->n - first : km->chunk_rows;
     const int64_t tiles = (rows + km->tile_rows - 1) / km->tile_rows;
-    double *sums = km->group_sums + (int64_t)task * km->k * width;
-    for (int64_t t = tiles * task / km->groups; t < tiles * (task + 1) / km->groups; t++)
+    int64_t begin = 0, end = tiles, c0 = 0, c1 = km->d;
+    double *sums = km->moved;
+    if (km->sliced) {
+        c0 = (int64_t)task * km->slice;
+        if (c0 + km->slice < c1) c1 = c0 + km->slice;
+    } else {
+        begin = tiles * task / km->groups, end = tiles * (task + 1) / km->groups;
+        sums += (int64_t)task * km->k * (km->d + 2);
+    }
+    for (int64_t t = begin; t < end; t++)
         for (int m = 0; m < km->n_moves[t]; m++) {
             const fn_km_move *move = km->moves + t * km->tile_rows + m;
-            const int64_t row = first + move->row;
-            const double weight = fn_km_weight(&km->data, row);
-            if (weight == 0) continue;
-            weighted(km, row, 0, d, values);
-            values[d] = weight;
-            values[d + 1] = 1;
-            double *to = sums + km->labels[row] * width;
-            for (int64_t j = 0; j < width; j++) to[j] += values[j];
-            if (move->old < 0) continue;
-            double *from = sums + move->old * width;
-            for (int64_t j = 0; j < width; j++) from[j] -= values[j];
+            move_row(km, first + move->row, move->old, c0, c1, sums, row);
         }
 }
 
-/* Task `task` of the moved rows of the chunk that begins at row `first`. */
-void fn_km_sum_tiles(fn_km *km, int64_t first, int task, int thread) {
-    double *values = km->scratch + (size_t)thread * km->scratch_stride;
-    if (km->groups)
-        sum_group(km, first, task, values);
-    else
-        sum_slice(km, first, task, values);
-}
+size_t fn_km_moved_count(const fn_km *km) { return (size_t)(km->groups * km->k * (km->d + 2)); }
 
-/* Add the groups' partial sums, in order, and clear them. */
-void fn_km_merge_groups(fn_km *km) {
+/* Add what moved to the sums, groups in order, and clear it. */
+void fn_km_merge(fn_km *km) {
     const int64_t d = km->d, width = d + 2;
     for (int g = 0; g < km->groups; g++)
         for (int64_t j = 0; j < km->k; j++) {
-            double *part = km->group_sums + ((int64_t)g * km->k + j) * width;
+            double *part = km->moved + ((int64_t)g * km->k + j) * width;
             km->kernel->add(part, false, d, km->sums + j * d, km->sums_low + j * d);
             add(km->weights + j, km->weights_low + j, part[d]);
             km->members[j] += (int64_t)part[d + 1];
         }
-    if (km->groups)
-        memset(km->group_sums, 0, (size_t)(km->groups * km->k * width) * sizeof(double));
+    memset(km->moved, 0, fn_km_moved_count(km) * sizeof(double));
 }
 
 /* Sum of w |x - c|^2 over all rows, of the labels the sums belong to, without reading a row:
