@@ -35,7 +35,18 @@ from .network import Network, Sequential  # noqa: E402
 from .threads import get_num_threads, set_num_threads, threads  # noqa: E402
 
 if TYPE_CHECKING:
-    from . import callbacks, datasets, initializers, losses, metrics, optimizers, schedules, zoo
+    from . import (
+        callbacks,
+        cluster,
+        datasets,
+        initializers,
+        losses,
+        metrics,
+        optimizers,
+        schedules,
+        zoo,
+    )
+    from .cluster import KMeans, MiniBatchKMeans
     from .diagnostics import doctor
     from .model import Model
     from .storage import load
@@ -44,12 +55,15 @@ if TYPE_CHECKING:
 #: Loaded when first used: a fast import is a promise.
 _LAZY = {
     "Model": "model",
+    "KMeans": "cluster",
+    "MiniBatchKMeans": "cluster",
     "Trainer": "trainer",
     "load": "storage",
     "doctor": "diagnostics",
     **dict.fromkeys(
         (
             "callbacks",
+            "cluster",
             "datasets",
             "initializers",
             "losses",
@@ -65,12 +79,15 @@ _LAZY = {
 __all__ = [
     "DivergenceError",
     "Input",
+    "KMeans",
+    "MiniBatchKMeans",
     "Model",
     "ModelFileError",
     "Network",
     "Sequential",
     "Trainer",
     "callbacks",
+    "cluster",
     "datasets",
     "doctor",
     "get_num_threads",

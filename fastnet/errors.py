@@ -26,3 +26,11 @@ class DivergenceError(ArithmeticError):
 
 class ModelFileError(ValueError):
     """A model file that is damaged, truncated, foreign, too large or hostile."""
+
+
+class NotFittedError(ValueError, AttributeError):
+    """A model is asked for what only `fit` gives it."""
+
+
+class ConvergenceWarning(UserWarning):
+    """A fit ended with less than was asked for: fewer distinct clusters than n_clusters."""

@@ -22,6 +22,8 @@ class Progress:
         Rows of an epoch, where they are known.
     """
 
+    unit = " samples"
+
     def __init__(self, wanted: bool | str, epochs: int, rows: int | None):
         if not (isinstance(wanted, bool) or wanted == "auto"):
             raise ValueError(f"progress must be True, False or 'auto', got {wanted!r}")
@@ -50,7 +52,7 @@ class Progress:
 
         self.bar = tqdm(
             total=None if self.rows is None else self.rows * self.epochs,
-            unit=" samples",
+            unit=self.unit,
             unit_scale=True,
             dynamic_ncols=True,
             file=sys.stderr,

@@ -1,0 +1,181 @@
+"""A run of Lloyd's iterations: by the engine where it can read the rows, else in blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .. import _core
+from .data import Rows, not_finite
+
+if TYPE_CHECKING:
+    from .statistics import Statistics
+
+
+class Record(NamedTuple):
+    """One iteration: `inertia` is of its labels to the centres that they were found with."""
+
+    inertia: float
+    moved: int  # rows with another label than before
+    shift: float  # squared distance that all centres moved together
+    distances: int  # row-centre distances computed on all features
+    saved: int  # n * k less those
+
+
+def as_engine_reads(x: Any) -> Any:
+    """An array as it is; a CSR matrix as the tuple that the engine takes."""
+    if isinstance(x, np.ndarray):
+        return x
+    indices, indptr = x.indices, x.indptr
+    if indices.dtype != indptr.dtype:
+        indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
+    return x.data, indices, indptr, x.shape[1]
+
+
+def metric_name(cosine: bool) -> str:
+    return "cosine" if cosine else "euclidean"
+
+
+def nearest(
+    x: Any,
+    centers: np.ndarray,
+    *,
+    labels: np.ndarray | None = None,
+    distances: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    sums: np.ndarray | None = None,
+    counts: np.ndarray | None = None,
+    cosine: bool = False,
+    threads: int = 0,
+) -> float:
+    """Assign rows to the nearest of `centers`; returns the inertia. See `_core.kmeans_assign`.
+
+    `distances` are squared; of rows and centres of length 1 that is 2 (1 - cos).
+    """
+    inertia = _core.kmeans_assign(
+        as_engine_reads(x), centers, labels=labels, distances=distances, sums=sums, counts=counts,
+        sample_weight=weights, metric=metric_name(cosine), threads=threads,
+    )  # fmt: skip
+    return inertia / 2 if cosine else inertia
+
+
+def mean_variance(
+    blocks: Callable[[], Iterable[tuple[slice, Any]]],
+    weights: np.ndarray | None,
+    cosine: bool,
+    threads: int,
+) -> float:
+    """Mean of the variances of the columns, by weight; cosine: of the rows scaled to length 1."""
+    center: np.ndarray | None = None
+    count = np.zeros(1)
+    for where, block in blocks():
+        w = None if weights is None else weights[where]
+        if center is None:
+            center, sums = np.zeros((1, block.shape[1])), np.zeros((1, block.shape[1]))
+        nearest(block, center, weights=w, sums=sums, counts=count, cosine=cosine, threads=threads)
+    assert center is not None
+    mean, d = sums / count, sums.shape[1]
+    if cosine:
+        return float(max(1 - (mean * mean).sum(), 0)) / d
+    spread = 0.0
+    for where, block in blocks():
+        w = None if weights is None else weights[where]
+        spread += nearest(block, mean, weights=w, threads=threads)
+    return spread / float(count[0]) / d
+
+
+class Direct:
+    """The engine's own run, on rows that it reads where they lie."""
+
+    def __init__(self, rows: Rows, weights: np.ndarray | None, k: int, *, cosine: bool,
+                 algorithm: str, max_memory: int | None, threads: int):  # fmt: skip
+        self.shape = (k, rows.shape[1])
+        self.n = len(rows)
+        self.fit = _core.KMeansFit(
+            as_engine_reads(rows.direct), weights, k, metric=metric_name(cosine),
+            algorithm=algorithm, max_memory=max_memory, threads=threads,
+        )  # fmt: skip
+        if self.fit.nonfinite is not None:
+            row, column = self.fit.nonfinite
+            raise not_finite(row, column, rows.source[row, column])
+
+    @property
+    def centers(self) -> np.ndarray:
+        return np.frombuffer(self.fit.centers, np.float64).reshape(self.shape).copy()
+
+    @property
+    def variance(self) -> float:
+        return self.fit.variance
+
+    @property
+    def memory(self) -> int:
+        return self.fit.memory_bytes
+
+    def seed(self, method: str, seed: int, trials: int) -> np.ndarray:
+        """Centres chosen by the engine."""
+        indices = np.empty(self.shape[0], np.int64)
+        self.fit.seed(method, seed, indices, trials)
+        return self.centers
+
+    def start(self, centers: np.ndarray, fixed: np.ndarray | None) -> None:
+        self.fit.start(centers, None if fixed is None else fixed.view(np.uint8))
+
+    def step(self, iterations: int, seconds: float, tolerance: float) -> list[Record]:
+        return [Record(*record) for record in self.fit.step(iterations, seconds, tolerance)]
+
+    def labels(self) -> tuple[np.ndarray, float]:
+        out = np.empty(self.n, np.int32)
+        inertia = self.fit.labels(out)
+        return out, inertia
+
+
+class InBlocks:
+    """Rows that must be converted, a block at a time: an iteration is a pass over all of them."""
+
+    def __init__(self, rows: Rows, weights: np.ndarray | None, k: int, *, cosine: bool,
+                 threads: int):  # fmt: skip
+        self.rows, self.weights, self.cosine, self.threads = rows, weights, cosine, threads
+        self.k = k
+        self.last = np.full(len(rows), -1, np.int32)
+        self.centers = np.empty((k, rows.shape[1]))
+
+    @property
+    def variance(self) -> float:
+        return mean_variance(self.rows.blocks, self.weights, self.cosine, self.threads)
+
+    @property
+    def memory(self) -> int:
+        return self.last.nbytes + self.centers.nbytes
+
+    def _statistics(self, labels: np.ndarray) -> Statistics:
+        from .statistics import statistics_of
+
+        return statistics_of(self.rows, self.weights, self.centers, labels, cosine=self.cosine,
+                             threads=self.threads, moments=False)  # fmt: skip
+
+    def start(self, centers: np.ndarray, fixed: np.ndarray | None) -> None:
+        self.centers, self.fixed = centers.copy(), fixed
+        self.last.fill(-1)
+
+    def step(self, iterations: int, seconds: float, tolerance: float) -> list[Record]:
+        labels = np.empty_like(self.last)
+        sums = self._statistics(labels)
+        moved = int((labels != self.last).sum())
+        new = sums.step(self.fixed, self.cosine)
+        shift = float(((new - self.centers) ** 2).sum())
+        self.last, self.centers = labels, new
+        return [Record(sums.inertia, moved, shift, len(self.rows) * self.k, 0)]
+
+    def labels(self) -> tuple[np.ndarray, float]:
+        labels = np.empty(len(self.rows), np.int32)
+        return labels, self._statistics(labels).inertia
+
+
+def make_run(rows: Rows, weights: np.ndarray | None, k: int, *, cosine: bool, algorithm: str,
+             max_memory: int | None, threads: int) -> Direct | InBlocks:  # fmt: skip
+    if rows.direct is None:
+        return InBlocks(rows, weights, k, cosine=cosine, threads=threads)
+    return Direct(rows, weights, k, cosine=cosine, algorithm=algorithm, max_memory=max_memory,
+                  threads=threads)  # fmt: skip
