@@ -569,7 +569,8 @@ def test_history():
 def test_max_time():
     x = np.random.default_rng(0).standard_normal((4000, 20))
     model = fn.KMeans(50, tol=0, random_state=0, max_time=1e-6).fit(x)
-    assert (model.history_.stopped, model.n_iter_) == ("max_time", 1)
+    assert model.history_.stopped == "max_time"
+    assert 1 <= model.n_iter_ < 20 < fn.KMeans(50, tol=0, random_state=0).fit(x).n_iter_
     labels, _, _ = assign(x, model._centers())
     assert labels.tolist() == model.labels_.tolist()
     many = fn.KMeans(50, init="random", n_init=10**6, tol=0, random_state=0, max_time=0.3)

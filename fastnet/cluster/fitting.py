@@ -78,6 +78,11 @@ class Fit:
             )
         return self.best
 
+    def _slice(self) -> float:
+        """Seconds that the engine may take before it comes back."""
+        left = self.settings.max_time - (time.perf_counter() - self.begin)
+        return min(_SECONDS, max(left, 1e-4))
+
     def _late(self) -> bool:
         return time.perf_counter() - self.begin >= self.settings.max_time
 
@@ -91,7 +96,7 @@ class Fit:
         now = self.now = Outcome(centers, History())
         while not now.history.stopped:
             left = self.settings.max_iter - now.n_iter
-            for record in self.run.step(left, _SECONDS, self.tolerance):
+            for record in self.run.step(left, self._slice(), self.tolerance):
                 self._record(now, record)
                 self.progress.update(1, start, now.numbers)
             if not now.history.stopped and now.n_iter and self._late():
