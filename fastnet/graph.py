@@ -146,6 +146,7 @@ class Graph:
     n_inputs: int = 0
     calls: list[Call] = field(default_factory=list)
     outputs: tuple[int, ...] = ()
+    _size: int | None = None
 
     @property
     def input_shapes(self) -> list[Shape]:
@@ -187,10 +188,12 @@ class Graph:
 
     def size(self) -> int:
         """Calls, those inside nested networks counted each time."""
-        return sum(
-            made.layer.inside._graph.size() if isinstance(made.layer, Nested) else 1
-            for made in self.calls
-        )
+        if self._size is None:
+            self._size = sum(
+                made.layer.inside._graph.size() if isinstance(made.layer, Nested) else 1
+                for made in self.calls
+            )
+        return self._size
 
 
 def chain(layers: Sequence[Layer], shape: Shape) -> Graph:
@@ -211,6 +214,7 @@ class Nested(Layer):
         super().__init__(name=name)
         self.inside = inside
         self._called = True
+        inside._nested = self
         self.input_shape = self.output_shape = None  # type: ignore[assignment]
 
     @property

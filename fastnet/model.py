@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .graph import MOST_CALLS, Graph, Nested, Tensor, as_tensor, trace
+from .graph import Graph, Nested, Tensor, as_tensor, trace
 from .layers import Layer
 from .network import Network
 
@@ -40,6 +40,8 @@ class Model(Network):
         given, an input that leads to no output, two layers of one name. Messages name the layers.
     """
 
+    _fixed = True
+
     def __init__(self, inputs: Any, outputs: Any, seed: int | None = None, name: str | None = None):
         super().__init__(seed, name)
         xs, ys = _tensors("inputs", inputs), _tensors("outputs", outputs)
@@ -59,10 +61,6 @@ class Model(Network):
             found.setdefault(id(made.layer), made.layer)
         self.layers = list(found.values())
         self._name_layers()
-        if graph.size() > MOST_CALLS:
-            raise ValueError(
-                f"the graph calls layers {graph.size():,} times, at most {MOST_CALLS:,} go"
-            )
         self._take_graph(graph)
         self.input_names = [layer.label for layer in inputs]
         self.output_names = _output_names(graph)

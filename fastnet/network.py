@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import _core, check
-from .graph import Graph, Nested, Tensor, as_tensor, chain, leaves, replay
+from .graph import MOST_CALLS, Graph, Nested, Tensor, as_tensor, chain, leaves, replay
 from .layers import Input, Layer
 from .lowering import Lowered, Request, lower
 
@@ -105,6 +105,10 @@ class Network:
         self._take_graph(chain(self.layers, shape))
 
     def _take_graph(self, graph: Graph) -> None:
+        if graph.size() > MOST_CALLS:
+            raise ValueError(
+                f"the network calls layers {graph.size():,} times, at most {MOST_CALLS:,} go"
+            )
         self._graph, self._leaf_list = graph, None
         shapes: Any = graph.input_shapes
         self.input_shape = shapes if len(shapes) > 1 else shapes[0]
@@ -436,6 +440,24 @@ class Network:
 
         print_fn(summary(self, batch_size))
 
+    def diagram(self) -> str:
+        """The graph as text: a line a layer, with lines from who gives rows to who reads them."""
+        from .drawing import diagram
+
+        return diagram(self)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw the graph with graphviz into a file (.svg, .png, .pdf; .dot wants no graphviz).
+
+        Raises
+        ------
+        ImportError, RuntimeError
+            If the Python package or the program is missing; they say how to get them.
+        """
+        from .drawing import plot
+
+        plot(self, path)
+
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: description and weights, no plans."""
         state = vars(self) | {"_plans": {}, "_single": None, "_slots_owner": None}
@@ -468,7 +490,7 @@ class Network:
     def _as_layer(self) -> Nested:
         if self._nested is None:
             named = self.name if self.name != type(self).__name__.lower() else None
-            self._nested = Nested(self, name=named)
+            return Nested(self, name=named)
         return self._nested
 
     def _symbolic(self) -> list[Tensor]:

@@ -7,6 +7,11 @@ safetensors can read them. All else is one JSON text in the metadata, under "fas
      "description": {"class": "Sequential", "name": "sequential", "seed": 0, "input_shape": [784],
                      "layers": [{"class": "Dense", "name": "dense", "config": {"units": 10}}, ...]}}
 
+A `Model` has "inputs" (how many of its layers are inputs), "calls" ([layer, [values]], in an order
+in which they can be computed) and "outputs" (values) instead of "input_shape"; values are numbered,
+inputs first, then what each call gives. A nested network is a layer of class "Network" whose config
+holds its description.
+
 A file is data: kinds, networks and layers are looked up in closed tables, and nothing in a file is
 imported or run. A file is checked before anything of its size is allocated.
 """
@@ -24,18 +29,17 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 
 from . import _safefile, _tensorfile
+from ._networkfile import describe_network, fields, read_network, schema_of
 from ._tensorfile import Header, Refused
-from .check import shape as checked_shape
 from .errors import ModelFileError
-from .layers.base import LAYERS, layer_config, layer_from_config
-from .network import Network, Sequential
+from .network import Network
 
 __all__ = ["Info", "info", "load", "read_extra", "save"]
 
-#: Raised when a file of today could not be understood by the reader of yesterday.
-SCHEMA = 1
+#: Raised when a file of today could not be understood by the reader of yesterday. A file has the
+#: lowest that can hold it: 1 for chains of layers, 2 for graphs and nested networks.
+SCHEMA = 2
 _KEY = "fastnet"
-_MAX_LAYERS = 1000
 _MAX_TEXT = 1000  # characters of a name in a description
 _MAX_MESSAGE = 500
 
@@ -66,7 +70,7 @@ def save(
     """
     kind, description, tensors = _describe(model)
     about = {
-        "schema": SCHEMA,
+        "schema": schema_of(description),
         "kind": kind,
         "written_by": f"fastnet {_version()}",
         "description": description,
@@ -87,7 +91,7 @@ def load(path: str | os.PathLike[str]) -> Network:
     Returns
     -------
     Network
-        A `Sequential`, without optimizer state.
+        A `Sequential` or a `Model`, without optimizer state.
 
     Raises
     ------
@@ -196,23 +200,13 @@ def _parse_about(text: str) -> dict[str, Any]:
             f"it has schema {schema}, this fastnet reads up to {SCHEMA}: "
             f"install a newer one ({about.get('written_by', '')!r:.40} wrote it)"
         )
-    _fields(
+    fields(
         about, "its description", schema=int, kind=str, written_by=str, description=dict, extra=dict
     )
-    if schema != SCHEMA:
+    if type(schema) is not int or not schema_of(about["description"]) <= schema:
         raise Refused(f"it has schema {schema}, which there never was")
     _short_texts(about["description"])
     return about
-
-
-def _fields(value: Any, what: str, **types: type) -> None:
-    """Refused unless value is an object with exactly these fields, of these types."""
-    if not isinstance(value, dict) or value.keys() != types.keys():
-        got = sorted(value) if isinstance(value, dict) else value
-        raise Refused(f"{what} must have {', '.join(types)}; it has {got!r:.80}")
-    for name, wanted in types.items():
-        if type(value[name]) is not wanted:
-            raise Refused(f"{what} must have {name} as {wanted.__name__}, not {value[name]!r:.80}")
 
 
 def _short_texts(value: Any) -> None:
@@ -245,58 +239,33 @@ class _Kind(Protocol):
 
 
 class _NetworkFile:
-    """A chain of layers. Other classes of networks get a row in `_CLASSES`."""
-
-    _CLASSES: Mapping[str, type[Sequential]] = {"Sequential": Sequential}
+    """A network of `_networkfile`."""
 
     def __init__(self, description: dict[str, Any]):
-        what = "its network"
-        _fields(
-            description, what, **{"class": str}, name=str, seed=int, input_shape=list, layers=list
-        )
-        if description["class"] not in self._CLASSES:
-            raise Refused(f"{what} has the unknown class {description['class']!r:.80}")
-        if not description["name"]:
-            raise Refused(f"{what} must have a name")
-        layers = description["layers"]
-        if not 1 <= len(layers) <= _MAX_LAYERS:
-            raise Refused(f"{what} must have 1 to {_MAX_LAYERS:,} layers, it has {len(layers):,}")
-        cls = self._CLASSES[description["class"]]
-        network = cls([_layer(i, config) for i, config in enumerate(layers)],
-                      seed=description["seed"], name=description["name"])  # fmt: skip
-        network._infer(checked_shape("input_shape", description["input_shape"]))
-        self.network = network
-        self.shapes = {f"{layer.name}.{w.name}": w.shape for layer, w in network._weight_list()}
+        self.network = read_network(description)
+        names = self.network._weight_names()
+        weights = [weight for _, weight in self.network._weight_list()]
+        self.shapes = {name: w.shape for name, w in zip(names, weights, strict=True)}
+        if len(self.shapes) < len(names):
+            raise Refused("two of its weights have one name")
 
     def finish(self, tensors):
         network = self.network
-        network._fill((i, tensors[name].reshape(-1)) for i, name in enumerate(self.shapes))
-        for layer in network.layers:
-            mine = {
-                weight.name: tensors[f"{layer.name}.{weight.name}"] for weight in layer.weights()
-            }
-            layer.weights_loaded(mine)
+        try:
+            network._fill((i, tensors[name].reshape(-1)) for i, name in enumerate(self.shapes))
+        except ValueError as error:
+            raise Refused(f"its network cannot be computed: {error}") from None
+        for path, layer in network._leaves():
+            layer.weights_loaded({w.name: tensors[f"{path}.{w.name}"] for w in layer.weights()})
         return network
 
-    @classmethod
-    def describe(cls, network):
+    @staticmethod
+    def describe(network):
         network._need_built("save")
-        for layer in network.layers:
-            if LAYERS.get(type(layer).__name__) is not type(layer):
-                raise ValueError(
-                    f"layer {layer.name!r} is a {type(layer).__module__}.{type(layer).__name__}, "
-                    "and a model file can only hold layers of fastnet"
-                )
-        description = {
-            "class": next(
-                name for name, known in cls._CLASSES.items() if isinstance(network, known)
-            ),
-            "name": network.name,
-            "seed": network.seed,
-            "input_shape": list(network.input_shape),
-            "layers": [layer_config(layer) for layer in network.layers],
-        }
-        names = [f"{layer.name}.{weight.name}" for layer, weight in network._weight_list()]
+        description = describe_network(network)
+        names = network._weight_names()
+        if len(set(names)) < len(names):
+            raise ValueError("two of its weights have one name; give layers other names")
         return description, dict(zip(names, network.get_weights(), strict=True))
 
 
@@ -306,7 +275,7 @@ _KINDS: dict[str, type[_Kind]] = {"network": _NetworkFile}
 
 def _describe(model: Any) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
     """Kind, description and tensors of a model."""
-    if not isinstance(model, tuple(_NetworkFile._CLASSES.values())):
+    if not isinstance(model, Network):
         raise TypeError(f"save wants a network, got {model!r:.80}")
     return ("network", *_NetworkFile.describe(model))
 
@@ -324,15 +293,6 @@ def _skeleton(about: dict[str, Any]) -> _Kind:
         raise
     except Exception as error:  # whatever a layer says about wrong arguments or shapes
         raise Refused(f"its description is wrong: {error}") from error
-
-
-def _layer(i: int, config: Any) -> Any:
-    """A layer from its description; Refused names its place."""
-    _fields(config, f"layer {i}", **{"class": str}, name=str, config=dict)
-    try:
-        return layer_from_config(config)
-    except (ValueError, TypeError, ArithmeticError) as error:
-        raise Refused(f"layer {i} ({config['name']!r:.40}) is wrong: {error}") from error
 
 
 def _check_fit(skeleton: _Kind, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from . import check
+from .drawing import kind, rows_of, value_names
+from .graph import Nested
 from .losses import MSE
 from .lowering import Request
 
@@ -40,12 +43,13 @@ def memory(network: Network, batch_size: int) -> dict[str, int]:
     }
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def _table(rows: list[tuple[str, ...]], right: tuple[int, ...] = (2, 3)) -> list[str]:
+    """Columns aligned, those of numbers to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
         cells = [
-            cell.ljust(w) if i < 2 else cell.rjust(w)
+            cell.rjust(w) if i in right else cell.ljust(w)
             for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
@@ -53,25 +57,45 @@ def _table(rows: list[tuple[str, ...]]) -> list[str]:
     return [lines[0], rule, *lines[1:], rule]
 
 
+def _connections(network: Network) -> dict[int, str]:
+    """What each layer reads, by its id; of one that is called several times one call after the
+    other."""
+    names = value_names(network)
+    calls: dict[int, list[str]] = {}
+    for made in network._graph.calls:
+        calls.setdefault(id(made.layer), []).append(", ".join(names[v] for v in made.inputs))
+    return {layer: "; ".join(texts) for layer, texts in calls.items()}
+
+
+def _layer_rows(network: Network) -> Iterator[tuple[str, ...]]:
+    """Name and kind, shape, parameters and multiply-adds of each layer, and what it reads."""
+    reads = _connections(network)
+    for layer in network.layers:
+        inside = layer.inside._leaves() if isinstance(layer, Nested) else [("", layer)]
+        count = sum(math.prod(w.shape) for _, leaf in inside for w in leaf.weights())
+        shapes = (
+            layer.output_shape if isinstance(layer.output_shape, list) else [layer.output_shape]
+        )
+        shape = ", ".join(map(rows_of, shapes))
+        adds = layer.multiply_adds()
+        row = (f"{layer.label} ({kind(layer)})", shape, f"{count:,}", f"{adds:,}")
+        yield (*row, reads.get(id(layer), "")) if network._fixed else row
+
+
 def summary(network: Network, batch_size: int = 32) -> str:
     """The summary as text."""
     network._need_built("summary")
     batch_size = check.integer("batch_size", batch_size, low=1)
-    rows: list[tuple[str, ...]] = [("layer", "output shape", "parameters", "multiply-adds")]
-    total = frozen = adds = 0
-    for layer in network.layers:
-        weights = layer.weights()
-        count = sum(math.prod(w.shape) for w in weights)
-        total += count
-        frozen += sum(math.prod(w.shape) for w in weights if not w.trainable)
-        adds += layer.multiply_adds()
-        shape = "(" + ", ".join(["n", *map(str, layer.output_shape)]) + ")"
-        detail = getattr(layer, "activation", None)
-        kind = type(layer).__name__ + (f", {detail}" if detail not in (None, "linear") else "")
-        label = f"{layer.name} ({kind})"
-        rows.append((label, shape, f"{count:,}", f"{layer.multiply_adds():,}"))
+    titles: tuple[str, ...] = ("layer", "output shape", "parameters", "multiply-adds")
+    if network._fixed:
+        titles += ("reads",)
+    weights = [weight for _, weight in network._weight_list()]
+    total = sum(math.prod(w.shape) for w in weights)
+    frozen = sum(math.prod(w.shape) for w in weights if not w.trainable)
+    adds = sum(made.layer.multiply_adds() for made in network._graph.calls)
     need = memory(network, batch_size)
-    lines = [f"{network.name}: rows of shape {network.input_shape}", *_table(rows)]
+    shapes = ", ".join(map(str, network._graph.input_shapes))
+    lines = [f"{network.name}: rows of shape {shapes}", *_table([titles, *_layer_rows(network)])]
     lines.append(f"parameters: {total:,} ({_bytes(total * 4)}), trained: {total - frozen:,}")
     lines.append(f"multiply-adds a row: {adds:,} forward")
     lines.append(

@@ -131,8 +131,8 @@ WRONG = {
         "'kind' 2 times",
     ),
     "newer schema": (
-        about_value("schema", 2),
-        "schema 2, this fastnet reads up to 1: install a newer one",
+        about_value("schema", 3),
+        "schema 3, this fastnet reads up to 2: install a newer one",
     ),
     "schema 0": (about_value("schema", 0), "schema 0, which there never was"),
     "schema as bool": (about_value("schema", True), "schema as int, not True"),
