@@ -1,0 +1,830 @@
+"""Networks with branches: gradients against float64, several inputs and outputs, shared layers,
+nested networks, and that all of training works for them as for a chain."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import reference as ref
+from training import digest, labels, rows
+
+import fastnet as fn
+from fastnet import _core, callbacks, layers
+
+pytestmark = pytest.mark.usefixtures("always_thread")
+
+
+# ---- networks -----------------------------------------------------------------------------------
+
+
+def residual(seed=0):
+    """One input and one output; a value that three layers read."""
+    x = fn.Input(5)
+    h = layers.Dense(7, activation="tanh")(x)
+    y = layers.Add()([h, layers.Dense(7, activation="sigmoid")(h)])
+    z = layers.Concatenate()([y, h, x])
+    return fn.Model(x, layers.Dense(3, activation="softmax")(z), seed=seed)
+
+
+def two_by_two(seed=0, dropout=0.0):
+    """Two inputs through one shared layer, two outputs that share most of the way."""
+    a, b = fn.Input(5, name="left"), fn.Input(5, name="right")
+    tower = layers.Dense(6, activation="tanh", name="tower")
+    u, v = tower(a), tower(b)
+    far = layers.Subtract(name="far")([u, v])
+    both = layers.Concatenate(name="both")([far, u * v, a])
+    h = layers.Dense(7, activation="tanh", name="hidden")(both)
+    h = layers.Dropout(dropout, name="drop")(h)
+    kind = layers.Dense(3, activation="softmax", name="kind")(h)
+    size = layers.Dense(1, name="size")(layers.Maximum(name="most")([h, far_wide(far)]))
+    return fn.Model([a, b], [kind, size], seed=seed)
+
+
+def far_wide(x):
+    return layers.Dense(7, name="wide")(x)
+
+
+def data(n=37):
+    xs = [rows(n, seed=1), rows(n, seed=2)]
+    return xs, [labels(n), rows(n, 1, seed=3)]
+
+
+LOSSES = {"kind": "cross_entropy", "size": "mse"}
+
+
+# ---- the truth ----------------------------------------------------------------------------------
+
+
+def dense64(layer, x, weights):
+    kernel, bias = weights
+    return ref.ACTIVATIONS[layer.activation].forward(x @ kernel + bias)
+
+
+FORWARD = {
+    layers.Dense: dense64,
+    layers.Add: lambda layer, xs, w: sum(xs),
+    layers.Subtract: lambda layer, xs, w: xs[0] - xs[1],
+    layers.Multiply: lambda layer, xs, w: np.prod(xs, axis=0),
+    layers.Average: lambda layer, xs, w: np.mean(xs, axis=0),
+    layers.Maximum: lambda layer, xs, w: np.max(xs, axis=0),
+    layers.Concatenate: lambda layer, xs, w: np.concatenate(xs, axis=layer.axis),
+    layers.Dropout: lambda layer, x, w: x,
+    layers.Flatten: lambda layer, x, w: x.reshape(len(x), -1),
+    layers.Activation: lambda layer, x, w: ref.ACTIVATIONS[layer.activation].forward(x),
+}
+
+
+def forward64(network, xs, weights):
+    """Outputs in float64, layer by layer; weights: {layer: arrays}."""
+    graph = network._graph
+    values = [np.asarray(x, np.float64) for x in xs]
+    for made in graph.calls:
+        read = [values[v] for v in made.inputs]
+        inside = getattr(made.layer, "inside", None)
+        if inside is not None:
+            values += forward64(inside, read, weights)
+            continue
+        own = weights.get(id(made.layer), [])
+        f = FORWARD[type(made.layer)]
+        values.append(f(made.layer, read if made.layer.several else read[0], own))
+    return [values[v] for v in graph.outputs]
+
+
+def by_layer(network, flat):
+    taken, result = list(flat), {}
+    for _, layer in network._leaves():
+        result[id(layer)] = [taken.pop(0) for _ in layer.weights()]
+    return result
+
+
+def value64(kind, p, t, w=None):
+    """A loss on probabilities, which is what the network's outputs are."""
+    if kind == "cross_entropy":
+        t = ref.one_hot(t, p.shape[-1])
+        return ref.weighted_mean(-(t * np.log(p)).sum(axis=-1), w)
+    return ref.LOSSES[kind].value(p, t.astype(np.float64), w)
+
+
+def check_gradients(network, xs, ys, losses, scales=None, weights=None):
+    """trainer.gradients against central differences of the network in float64."""
+    scales = scales or [1.0] * len(ys)
+    weights = weights or [None] * len(ys)
+    single = len(ys) == 1
+    trainer = fn.Trainer(network, losses, loss_weights=None if single else scales)
+    given = None if single else weights
+    x = xs[0] if len(xs) == 1 else xs
+    got = trainer.gradients(x, ys[0] if single else ys, given)
+    flat = [w.astype(np.float64) for w in network.get_weights()]
+
+    def value():
+        outputs = forward64(network, xs, by_layer(network, flat))
+        return sum(
+            scale * value64(loss, p, t, w)
+            for scale, loss, p, t, w in zip(scales, losses, outputs, ys, weights, strict=True)
+        )
+
+    rng = np.random.default_rng(0)
+    for array, gradient in zip(flat, got, strict=True):
+        assert np.abs(gradient).max() > 1e-3
+        for i in rng.permutation(array.size)[:8]:
+            start = array.flat[i]
+            array.flat[i] = start + 1e-5
+            up = value()
+            array.flat[i] = start - 1e-5
+            slope = (up - value()) / 2e-5
+            array.flat[i] = start
+            np.testing.assert_allclose(gradient.flat[i], slope, rtol=2e-4, atol=2e-6)
+
+
+# ---- what they compute --------------------------------------------------------------------------
+
+
+def test_outputs_and_gradients_of_a_residual_network(level):
+    net, x, y = residual(), rows(), labels()
+    want = forward64(net, [x], by_layer(net, [w.astype(np.float64) for w in net.get_weights()]))
+    np.testing.assert_allclose(net.predict(x), want[0], rtol=1e-5, atol=1e-6)
+    check_gradients(net, [x], [y], ["cross_entropy"])
+
+
+def test_outputs_and_gradients_of_several_inputs_and_outputs(level):
+    net, (xs, ys) = two_by_two(), data()
+    weights = [w.astype(np.float64) for w in net.get_weights()]
+    for got, want in zip(net.predict(xs), forward64(net, xs, by_layer(net, weights)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    check_gradients(net, xs, ys, ["cross_entropy", "mse"], [1.0, 0.3])
+    sample = [np.random.default_rng(4).uniform(0, 2, 37) for _ in range(2)]
+    check_gradients(net, xs, ys, ["cross_entropy", "mse"], [0.5, 2.0], sample)
+
+
+def test_gradients_of_more_branches_than_an_op_takes():
+    x = fn.Input(4)
+    h = layers.Dense(5, activation="tanh")(x)
+    many = [layers.Dense(5, activation="tanh")(h) for _ in range(19)]
+    joined = [layers.Add()(many), layers.Average()(many), layers.Maximum()(many)]
+    wide = layers.Concatenate()([*many, *joined, layers.Multiply()(many[:9])])
+    net = fn.Model(x, layers.Dense(2)(wide), seed=0)
+    assert wide.shape == (115,)
+    x = rows(9, 4)
+    weights = [w.astype(np.float64) for w in net.get_weights()]
+    (want,) = forward64(net, [x], by_layer(net, weights))
+    np.testing.assert_allclose(net.predict(x), want, rtol=1e-4, atol=1e-5)
+    trainer = fn.Trainer(net, "mse")
+    trainer.train_on_batch(x, rows(9, 2))
+    assert all(np.abs(g).max() > 0 for g in trainer.gradients(x, rows(9, 2)))
+
+
+def test_an_output_that_goes_on_and_a_softmax_that_is_read_twice():
+    """The loss is computed from logits; whoever else reads the output gets probabilities."""
+    x = fn.Input(5)
+    first = layers.Dense(4, activation="softmax", name="first")(x)
+    second = layers.Dense(3, activation="softmax", name="second")(first)
+    net = fn.Model(x, [first, second], seed=0)
+    losses = ["cross_entropy", "cross_entropy"]
+    ys = [labels(classes=4), labels()]
+    check_gradients(net, [rows()], ys, losses)
+    trainer = fn.Trainer(net, losses, metrics="accuracy")
+    got = trainer.evaluate(rows(), ys)
+    p = net.predict(rows())
+    for name, one, t in zip(("first", "second"), p, ys, strict=True):
+        assert got[f"{name}_accuracy"] == pytest.approx((one.argmax(1) == t).mean())
+        assert got[f"{name}_loss"] == pytest.approx(value64("cross_entropy", one, t), rel=1e-5)
+
+
+def test_logits_beside_their_probabilities():
+    """The loss writes over its logits: not where they are an output, or another layer's too."""
+    x = fn.Input(5)
+    z = layers.Dense(3, activation="tanh", name="z")(x)
+    p = layers.Activation("softmax", name="p")(z)
+    net = fn.Model(x, [z, p], seed=0)
+    ys = [rows(37, 3, seed=5), labels()]
+    check_gradients(net, [rows()], ys, ["mse", "cross_entropy"])
+    trainer = fn.Trainer(net, ["mse", "cross_entropy"], metrics={"z": "mae"})
+    want = np.abs(net.predict(rows())[0] - ys[0]).mean()
+    assert trainer.evaluate(rows(), ys)["z_mae"] == pytest.approx(want, rel=1e-5)
+
+
+def test_a_chain_whose_softmax_is_behind_another_activation():
+    """Probabilities must not be written over what the backward pass of tanh reads."""
+    parts = [layers.Input(5), layers.Dense(3, activation="tanh"), layers.Activation("softmax")]
+    net = fn.Sequential(parts, seed=0)
+    net.build()
+    check_gradients(net, [rows()], [labels()], ["cross_entropy"])
+
+
+def test_a_model_of_a_chain_is_the_chain():
+    """The same bits, before and after training."""
+    chain = fn.Sequential([layers.Dense(7, activation="relu"), layers.Dropout(0.3),
+                           layers.Dense(3, activation="softmax")], seed=3)  # fmt: skip
+    chain.build(5)
+    x = fn.Input(5)
+    y = layers.Dropout(0.3)(layers.Dense(7, activation="relu")(x))
+    model = fn.Model(x, layers.Dense(3, activation="softmax")(y), seed=3)
+    assert chain.predict(rows()).tobytes() == model.predict(rows()).tobytes()
+    for net in (chain, model):
+        fn.Trainer(net, optimizer="adam").fit(rows(), labels(), epochs=3, batch_size=8)
+    assert digest(chain) == digest(model)
+
+
+def test_images_join_along_channels_and_other_axes():
+    x = fn.Input((4, 3, 2))
+    for axis, shape in ((-1, (4, 3, 4)), (3, (4, 3, 4)), (2, (4, 6, 2)), (1, (8, 3, 2))):
+        y = layers.Concatenate(axis)([x, x])
+        assert y.shape == shape
+        images = np.random.default_rng(0).random((5, 4, 3, 2)).astype(np.float32)
+        want = np.concatenate([images, images], axis=axis)
+        assert np.array_equal(fn.Model(x, y).predict(images), want)
+
+
+def test_pixels_are_scaled_where_only_one_branch_wants_it():
+    x = fn.Input(6)
+    scaled = layers.Rescale(1 / 255)(x)
+    net = fn.Model(x, layers.Concatenate()([scaled, x]))
+    pixels = np.arange(18, dtype=np.uint8).reshape(3, 6)
+    want = np.concatenate([pixels / np.float32(255), pixels], axis=1)
+    np.testing.assert_allclose(net.predict(pixels), want, rtol=1e-6)
+    alone = fn.Model(x, layers.Dense(2)(scaled))
+    ops = alone._plan(fn.lowering.Request("predict", 1)).plan.ops()
+    assert [op["name"] for op in ops] == ["input", "dense", "output"]
+
+
+def test_a_shape_given_to_one_branch_leaves_the_other():
+    x = fn.Input((2, 3))
+    flat = layers.Flatten()(x)
+    net = fn.Model(x, [layers.Dense(4)(flat), layers.Rescale(2.0)(x)])
+    images = rows(5, 6).reshape(5, 2, 3)
+    assert [y.shape for y in net.predict(images)] == [(5, 4), (5, 2, 3)]
+
+
+# ---- the same bits ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_same_bits_for_any_number_of_threads_with_branches(level, optimizer):
+    results = set()
+    for threads in (1, 2, 3, 4, 8):
+        with fn.threads(threads):
+            net, (xs, ys) = two_by_two(dropout=0.2), data(100)
+            trainer = fn.Trainer(net, LOSSES, optimizer, metrics={"kind": "accuracy"})
+            history = trainer.fit(xs, ys, epochs=3, batch_size=16)
+            results.add((digest(net), *history["loss"], *history["kind_accuracy"]))
+    assert len(results) == 1
+
+
+def test_a_row_predicts_the_same_bits_in_any_batch_of_a_model(level):
+    net, (xs, _) = two_by_two(), data(70)
+    whole = net.predict(xs)
+    for i in (0, 1, 33, 69):
+        alone = net.predict([x[i : i + 1] for x in xs])
+        for a, b in zip(alone, whole, strict=True):
+            assert a[0].tobytes() == b[i].tobytes()
+    for size in (1, 3, 64):
+        for a, b in zip(net.predict(xs, batch_size=size), whole, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+def test_gradients_that_are_kept_give_the_same_bits():
+    """global_clipnorm sends gradients through the flat buffer; a huge norm clips nothing."""
+    nets = [two_by_two(), two_by_two()]
+    xs, ys = data()
+    for net, norm in zip(nets, (None, 1e9), strict=True):
+        optimizer = fn.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=norm)
+        fn.Trainer(net, LOSSES, optimizer).fit(xs, ys, epochs=2)
+    assert digest(nets[0]) == digest(nets[1])
+
+
+# ---- training -----------------------------------------------------------------------------------
+
+
+def test_inputs_targets_and_results_by_name():
+    net, (xs, ys) = two_by_two(), data()
+    x = {"left": xs[0], "right": xs[1]}
+    y = {"size": ys[1], "kind": ys[0]}
+    assert net.input_names == ["left", "right"]
+    assert net.output_names == ["kind", "size"]
+    trainer = fn.Trainer(net, LOSSES, metrics={"kind": ["accuracy"], "size": "mae"},
+                         loss_weights={"kind": 1.0, "size": 0.5})  # fmt: skip
+    history = trainer.fit(x, y, epochs=2, validation_data=(x, y))
+    keys = ["loss", "kind_loss", "size_loss", "kind_accuracy", "size_mae"]
+    assert list(history) == [*keys, *(f"val_{key}" for key in keys)]
+    got = trainer.evaluate(x, y)
+    assert list(got) == keys
+    assert got["loss"] == pytest.approx(got["kind_loss"] + 0.5 * got["size_loss"])
+    assert got == trainer.evaluate(xs, ys)
+    kind, size = net.predict(x)
+    assert got["kind_accuracy"] == pytest.approx((kind.argmax(1) == ys[0]).mean())
+    assert got["size_mae"] == pytest.approx(np.abs(size - ys[1]).mean(), rel=1e-5)
+
+
+def test_loss_falls_and_history_adds_up():
+    net, (xs, ys) = two_by_two(), data(200)
+    ys[0] = (xs[0][:, 0] > xs[1][:, 0]).astype(int)
+    history = fn.Trainer(net, LOSSES, "adam", loss_weights=[2, 1]).fit(xs, ys, epochs=40)
+    assert history["kind_loss"][-1] < 0.5 * history["kind_loss"][0]
+    for total, kind, size in zip(
+        *(history[k] for k in ("loss", "kind_loss", "size_loss")), strict=True
+    ):
+        assert total == pytest.approx(2 * kind + size)
+
+
+def test_every_way_to_train_gives_the_same_weights(tmp_path):
+    """Arrays, memory-mapped files, iterators of batches, train_on_batch, apply_gradients."""
+    xs, ys = data(32)
+    weights = [np.linspace(0.5, 2, 32, dtype=np.float32), None]
+
+    def start():
+        net = two_by_two()
+        return net, fn.Trainer(net, LOSSES, fn.optimizers.SGD(0.1))
+
+    net, trainer = start()
+    trainer.fit(xs, ys, batch_size=16, shuffle=False, sample_weight=weights)
+    want = digest(net)
+    maps = []
+    for i, x in enumerate(xs):
+        np.save(tmp_path / f"{i}.npy", x)
+        maps.append(np.load(tmp_path / f"{i}.npy", mmap_mode="r"))
+    net, trainer = start()
+    trainer.fit(
+        maps, ys, batch_size=16, shuffle=False, sample_weight={"kind": weights[0], "size": None}
+    )
+    assert digest(net) == want
+    parts = [slice(0, 16), slice(16, 32)]
+    batches = [([x[p] for x in xs], [y[p] for y in ys], [weights[0][p], None]) for p in parts]
+    net, trainer = start()
+    trainer.fit(iter(batches))
+    assert digest(net) == want
+    net, trainer = start()
+    for batch in batches:
+        trainer.train_on_batch(*batch)
+    assert digest(net) == want
+    net, trainer = start()
+    for batch in batches:
+        trainer.apply_gradients(trainer.gradients(*batch))
+    assert digest(net) == want
+
+
+def test_logs_of_iterators_are_those_of_arrays():
+    xs, ys = data(32)
+    batches = [([x[p] for x in xs], [y[p] for y in ys]) for p in (slice(0, 20), slice(20, 32))]
+    results = []
+    for x, y in ((xs, ys), (batches, None)):
+        trainer = fn.Trainer(two_by_two(), LOSSES, fn.optimizers.SGD(0.0), metrics="mse")
+        results.append(trainer.fit(x, y, shuffle=False, **({"batch_size": 20} if y else {})))
+    for key in ("loss", "kind_loss", "size_loss", "kind_mse", "size_mse"):
+        assert results[0][key] == pytest.approx(results[1][key], rel=1e-6)
+
+
+def test_one_weight_for_all_outputs_and_weight_zero_removes_a_row():
+    xs, ys = data(20)
+    keep = np.arange(20) % 3 > 0
+    nets = []
+    for rows_, weight in ((slice(None), keep.astype(float)), (keep, None)):
+        net = two_by_two()
+        trainer = fn.Trainer(net, LOSSES, fn.optimizers.SGD(0.1))
+        trainer.train_on_batch([x[rows_] for x in xs], [y[rows_] for y in ys], weight)
+        nets.append(net.get_weights())
+    for a, b in zip(*nets, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_callbacks_with_several_outputs(tmp_path):
+    xs, ys = data()
+    net = two_by_two()
+    trainer = fn.Trainer(net, LOSSES, metrics={"kind": "accuracy"})
+    stop = callbacks.EarlyStopping(monitor="val_kind_accuracy", patience=2)
+    save = callbacks.ModelCheckpoint(tmp_path / "net-{epoch}.safetensors")
+    kept = []
+    seen = callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: kept.append((logs, digest(net)))
+    )
+    losses = []
+    batch = callbacks.LambdaCallback(on_batch_end=lambda i, logs: losses.append(logs["loss"]))
+    trainer.fit(xs, ys, epochs=30, validation_data=(xs, ys), callbacks=[stop, save, seen, batch])
+    best = max(range(len(kept)), key=lambda i: (kept[i][0]["val_kind_accuracy"], -i))
+    assert digest(net) == kept[best][1]
+    assert digest(fn.load(tmp_path / "net-0.safetensors")) == kept[0][1]
+    assert len(losses) == 2 * len(kept)
+    assert all(np.isfinite(losses))
+
+
+def test_divergence_names_the_layer_and_keeps_the_weights():
+    x = fn.Input(5)
+    tower = fn.Sequential(
+        [layers.Dense(4, name="calm"), layers.Dense(4, name="loud")], name="tower"
+    )
+    y = layers.Add()([layers.Dense(4, name="other")(x), tower(x)])
+    net = fn.Model(x, layers.Dense(1, name="last")(y), seed=0)
+    weights = net.get_weights()
+    loud = net._weight_names().index("tower/loud.kernel")
+    weights[loud] = np.full((4, 4), 3e38, np.float32)
+    net.set_weights(weights)
+    before = digest(net)
+    with pytest.raises(fn.DivergenceError, match="'tower/loud'") as caught:
+        fn.Trainer(net, "mse", "sgd").fit(100 + rows(), rows(37, 1))
+    assert (caught.value.layer, caught.value.epoch, caught.value.step) == ("tower/loud", 0, 0)
+    assert digest(net) == before
+
+
+def test_bad_values_are_found_in_the_right_input():
+    net, (xs, ys) = two_by_two(), data()
+    before = digest(net)
+    xs[1][17, 3] = np.nan
+    with pytest.raises(ValueError, match=r"x\['right'\] holds NaN or infinity in row 17, column 3"):
+        fn.Trainer(net, LOSSES).fit(xs, ys)
+    with pytest.raises(ValueError, match=r"x\['right'\] holds NaN or infinity in row 17, column 3"):
+        net.predict(xs)
+    assert digest(net) == before
+
+
+def test_the_shortcut_and_logits():
+    x = fn.Input(5)
+    net = fn.Model(x, layers.Dense(1)(layers.Dense(4, activation="tanh")(x)), seed=0)
+    y = (rows()[:, 0] > 0).astype(int)
+    history = net.fit(rows(), y, loss="binary_cross_entropy", epochs=2, metrics=["accuracy"])
+    assert list(history) == ["loss", "accuracy"]
+    trainer = fn.Trainer(net, "binary_cross_entropy")
+    assert np.array_equal(trainer.predict_classes(rows()), net.predict(rows())[:, 0] > 0)
+
+
+def test_a_loss_function_of_ones_own_on_a_model():
+    nets = [residual(), residual()]
+    t = rows(37, 3, seed=8)
+
+    def mse(y, y_hat):
+        d = y_hat - y
+        return float(np.mean(d**2)), 2 * d / d.size
+
+    for net, loss in zip(nets, ("mse", mse), strict=True):
+        fn.Trainer(net, loss, fn.optimizers.SGD(0.1)).fit(rows(), t, epochs=2)
+    for a, b in zip(*(net.get_weights() for net in nets), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="with several outputs"):
+        fn.Trainer(two_by_two(), mse)
+
+
+# ---- shared layers, nested networks ------------------------------------------------------------
+
+
+def test_networks_share_layers():
+    """An encoder is trained as a part of an autoencoder, and again the other way round."""
+    x = fn.Input(5)
+    code = layers.Dense(3, activation="tanh", name="code")(x)
+    encoder = fn.Model(x, code, seed=1)
+    auto = fn.Model(x, layers.Dense(5, name="back")(code), seed=2)
+    first = encoder.get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(first, auto.get_weights()[:2], strict=True))
+    one = rows(1)
+    before = encoder.predict(one)
+    trainer = fn.Trainer(auto, "mse", fn.optimizers.SGD(0.5))
+    trainer.fit(rows(), rows(), epochs=3)
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(encoder.get_weights(), auto.get_weights()[:2], strict=True)
+    )
+    assert not np.array_equal(encoder.predict(one), before)
+    encoder.set_weights(first)
+    assert np.array_equal(encoder.predict(one), before)
+    assert np.array_equal(auto.get_weights()[0], first[0])
+    del auto, trainer
+    assert np.array_equal(encoder.predict(one), before)
+
+
+def test_weights_outlive_the_network_that_trained_them():
+    x = fn.Input(5)
+    code = layers.Dense(3, name="code")(x)
+    encoder = fn.Model(x, code, seed=1)
+    encoder.build()
+
+    def train():
+        auto = fn.Model(x, layers.Dense(5)(code), seed=2)
+        fn.Trainer(auto, "mse", fn.optimizers.SGD(0.5)).fit(rows(), rows())
+        return auto.get_weights()[0]
+
+    kernel = train()
+    assert np.array_equal(encoder.get_weights()[0], kernel)
+
+
+def test_nested_networks_share_their_weights():
+    tower = fn.Sequential([layers.Dense(4, activation="tanh"), layers.Dense(3)], name="tower")
+    a, b = fn.Input(5, name="a"), fn.Input(5, name="b")
+    net = fn.Model([a, b], layers.Dense(1)(tower(a) * tower(b)), seed=0)
+    assert len(net.get_weights()) == 6
+    xs, y = [rows(seed=1), rows(seed=2)], rows(37, 1, seed=3)
+    check_gradients(net, xs, [y], ["mse"])
+    fn.Trainer(net, "mse", fn.optimizers.SGD(0.2)).fit(xs, y, epochs=2)
+    assert all(
+        np.array_equal(p, q)
+        for p, q in zip(tower.get_weights(), net.get_weights()[:4], strict=True)
+    )
+    p = tower.predict(xs[0]).astype(np.float64) * tower.predict(xs[1])
+    kernel, bias = net.get_weights()[4:]
+    np.testing.assert_allclose(net.predict(xs), p @ kernel + bias, rtol=1e-4, atol=1e-5)
+
+
+def test_nested_networks_with_several_outputs_of_which_one_is_used():
+    x = fn.Input(5)
+    h = layers.Dense(4, activation="tanh")(x)
+    inner = fn.Model(
+        x, [layers.Dense(2, name="p")(h), layers.Dense(3, name="q")(h), h], name="inner"
+    )
+    z = fn.Input(5)
+    _, q, h = inner(z)
+    net = fn.Model(z, layers.Dense(1)(layers.Concatenate()([q, h])), seed=0)
+    y = rows(37, 1)
+    before = inner.get_weights()
+    fn.Trainer(net, "mse", fn.optimizers.SGD(0.1)).fit(rows(), y)
+    after = inner.get_weights()
+    moved = [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert moved == [True, True, False, False, True, True]
+
+
+def test_a_network_in_a_chain_ends_with_its_softmax():
+    """The loss finds a softmax inside; the head is a model, the body a chain."""
+    x = fn.Input(4)
+    head = fn.Model(x, layers.Dense(3, activation="softmax")(x), name="head")
+    net = fn.Sequential([layers.Dense(4, activation="tanh"), head], seed=0)
+    net.build(5)
+    check_gradients(net, [rows()], [labels()], ["cross_entropy"])
+    with pytest.raises(ValueError, match="its layers are fixed"):
+        body = fn.Sequential([layers.Dense(4)])
+        body(fn.Input(5))
+        body.add(layers.Dense(3))
+
+
+def test_go_on_from_inside_a_network():
+    """Feature extraction: outputs and layers of a network are symbolic values again."""
+    net = fn.Sequential([layers.Dense(4, activation="tanh"), layers.Dense(3)], seed=0)
+    net.build(5)
+    features = fn.Model(net.inputs, net.layers[0].output)
+    longer = fn.Model(net.inputs, layers.Dense(2)(net.outputs[0]))
+    fn.Trainer(longer, "mse", fn.optimizers.SGD(0.1)).fit(rows(), rows(37, 2))
+    kernel, bias = (w.astype(np.float64) for w in net.get_weights()[:2])
+    want = np.tanh(rows() @ kernel + bias)
+    np.testing.assert_allclose(features.predict(rows()), want, rtol=1e-5, atol=1e-6)
+
+
+def test_statistics_reach_all_networks_that_share_them():
+    normalize = layers.Normalization()
+    normalize.adapt(rows())
+    x = fn.Input(5)
+    y = normalize(x)
+    nets = [fn.Model(x, y), fn.Model(x, y + x)]
+    for net in nets:
+        net.predict(rows())
+    normalize.adapt(10 * rows())
+    want = rows() / (10 * rows()).std(axis=0) - rows().mean(axis=0) / rows().std(axis=0)
+    np.testing.assert_allclose(nets[0].predict(rows()), want, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(nets[1].predict(rows()), want + rows(), rtol=1e-3, atol=1e-4)
+
+
+# ---- files, copies, text ------------------------------------------------------------------------
+
+
+def nested(seed=0):
+    tower = fn.Sequential([layers.Dense(4, activation="tanh"), layers.Dense(3)], name="tower")
+    a, b = fn.Input(5, name="a"), fn.Input(5, name="b")
+    h = layers.Add()([tower(a), tower(b)])
+    return fn.Model([a, b], [layers.Dense(2, name="p")(h), h], seed=seed, name="pair")
+
+
+@pytest.mark.parametrize("make", [residual, two_by_two, nested])
+def test_files_and_copies_have_the_same_bits(make, tmp_path):
+    net = make()
+    xs = [rows(seed=1), rows(seed=2)][: len(net.input_names)]
+    x = xs if len(xs) > 1 else xs[0]
+    want = net.predict(x)
+    net.save(tmp_path / "net.safetensors")
+    others = [fn.load(tmp_path / "net.safetensors"), copy.deepcopy(net),
+              pickle.loads(pickle.dumps(net))]  # fmt: skip
+    for other in others:
+        got = other.predict(x)
+        assert digest(other) == digest(net)
+        assert (other.name, other.seed) == (net.name, net.seed)
+        assert (other.input_names, other.output_names) == (net.input_names, net.output_names)
+        assert other.diagram() == net.diagram()
+        pairs = zip(got, want, strict=True) if isinstance(want, list) else [(got, want)]
+        assert all(a.tobytes() == b.tobytes() for a, b in pairs)
+        other.set_weights([w + 1 for w in other.get_weights()])
+    again = net.predict(x)
+    pairs = zip(again, want, strict=True) if isinstance(want, list) else [(again, want)]
+    assert all(a.tobytes() == b.tobytes() for a, b in pairs)
+
+
+def test_a_chain_keeps_the_older_schema(tmp_path):
+    for make, schema in ((residual, 2), (nested, 2)):
+        make().save(tmp_path / "net.safetensors")
+        assert fn.storage.info(tmp_path / "net.safetensors").schema == schema
+    chain = fn.Sequential([layers.Input(5), layers.Dense(2)])
+    chain.save(tmp_path / "net.safetensors")
+    assert fn.storage.info(tmp_path / "net.safetensors").schema == 1
+
+
+def test_a_layer_inside_and_outside_cannot_be_saved(tmp_path):
+    tower = fn.Sequential([layers.Dense(4), layers.Dense(3)], name="tower")
+    x = fn.Input(5)
+    h = tower(x)
+    net = fn.Model(x, [h, tower.layers[0](x)])
+    with pytest.raises(ValueError, match="inside a nested network and outside"):
+        net.save(tmp_path / "net.safetensors")
+
+
+DIAGRAM = """\
+●  input (Input)  (n, 5)
+├─╮
+│ ●  dense (Dense, tanh)  (n, 7)
+│ ├─╮
+│ │ ●  dense_1 (Dense, sigmoid)  (n, 7)
+│ ├─┤
+│ │ ●  add (Add)  (n, 7)
+╰─┴─┤
+    ●  concatenate (Concatenate)  (n, 19)
+    ●  dense_2 (Dense, softmax)  (n, 3)"""
+
+
+def test_diagram_and_summary_show_the_connections():
+    assert residual().diagram() == DIAGRAM
+    net = two_by_two()
+    text = net.diagram()
+    assert "far (Subtract)  (n, 6)" in text
+    assert "kind (Dense, softmax)  (n, 3)  → kind" in text
+    lines = []
+    net.summary(print_fn=lines.append)
+    summary = lines[0]
+    assert "reads" in summary.splitlines()[1]
+    (tower,) = [line for line in summary.splitlines() if line.startswith("tower")]
+    assert tower.endswith("left; right")
+    (far,) = [line for line in summary.splitlines() if line.startswith("far")]
+    assert far.endswith("tower, tower")
+    small = fn.Sequential([layers.Input(3), layers.Dense(2, name="a")])
+    assert small.diagram() == "●  input (Input)  (n, 3)\n●  a (Dense)  (n, 2)"
+
+
+def test_plot_writes_graphviz(tmp_path, monkeypatch):
+    net = residual()
+    net.plot(tmp_path / "net.dot")
+    text = (tmp_path / "net.dot").read_text(encoding="utf-8")
+    assert text.startswith("digraph {")
+    assert text.count("->") == sum(len(made.inputs) for made in net._graph.calls)
+    assert '"add\\nAdd"' in text
+    monkeypatch.setitem(__import__("sys").modules, "graphviz", None)
+    with pytest.raises(ImportError, match=r"fastnet\[graph\]"):
+        net.plot(tmp_path / "net.svg")
+
+
+def test_plot_without_the_program_says_how_to_get_it(tmp_path, monkeypatch):
+    pytest.importorskip("graphviz")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="apt install graphviz"):
+        residual().plot(tmp_path / "net.svg")
+    with pytest.raises(ValueError, match="ends with"):
+        residual().plot(tmp_path / "net.nonsense")
+
+
+# ---- errors -------------------------------------------------------------------------------------
+
+
+def other_input():
+    x = fn.Input(5, name="here")
+    y = fn.Input(5, name="there")
+    return fn.Model(x, layers.Dense(2)(x + y))
+
+
+def unused_input():
+    x = fn.Input(5, name="here")
+    return fn.Model([x, fn.Input(3, name="idle")], layers.Dense(2)(x))
+
+
+def twice_a_name():
+    x = fn.Input(5)
+    return fn.Model(x, layers.Dense(2, name="a")(layers.Dense(2, name="a")(x)))
+
+
+def wrong_shapes():
+    x = fn.Input(5)
+    a, b = layers.Dense(3, name="three")(x), layers.Dense(4, name="four")(x)
+    return layers.Add(name="sum")([a, b])
+
+
+def wrong_axes():
+    a, b = fn.Input((2, 3), name="p"), fn.Input((3, 3), name="q")
+    return layers.Concatenate(name="join")([a, b])
+
+
+def another_shape():
+    shared = layers.Dense(3, name="shared")
+    shared(fn.Input(5))
+    return shared(fn.Input(4, name="short"))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (other_input, ValueError, "depends on Input 'there' of shape .5,., which is not among"),
+        (unused_input, ValueError, "input 'idle' of shape .3,. leads to no output"),
+        (twice_a_name, ValueError, "two layers are named 'a'"),
+        (wrong_shapes, ValueError, "'sum' on 'three' and 'four': Add wants inputs of one shape"),
+        (wrong_axes, ValueError, "'join' on 'p' and 'q': Concatenate wants inputs that differ in"),
+        (another_shape, ValueError, "'shared' has rows of shape .5,. and cannot share .*'short'"),
+        (lambda: layers.Dense(3)(np.zeros((2, 5))), TypeError, "dense.* wants symbolic values"),
+        (lambda: layers.Dense(3)([fn.Input(5), fn.Input(5)]), TypeError, "dense takes one input"),
+        (lambda: layers.Add()([fn.Input(5)]), ValueError, "at least two inputs"),
+        (lambda: layers.Add()(fn.Input(5)), ValueError, "at least two inputs"),
+        (lambda: layers.Subtract()([fn.Input(5)] * 3), ValueError, "exactly two inputs"),
+        (lambda: layers.Concatenate(axis=0), ValueError, "axis 0 is the batch"),
+        (lambda: layers.Concatenate(3)([fn.Input(5)] * 2), ValueError, "have no axis 3"),
+        (lambda: layers.Dense(3, name="d")(fn.Input((2, 5))), ValueError, "'d' on 'input': .*Flat"),
+        (lambda: fn.Model([], []), ValueError, "at least one symbolic value"),
+        (lambda: fn.Model(np.zeros(3), fn.Input(5)), TypeError, "inputs wants symbolic values"),
+        (lambda: fn.Input(5)(fn.Input(5)), TypeError, "Input is where rows come in"),
+        (lambda: list(layers.Dense(3)(fn.Input(5))), TypeError, "one symbolic value"),
+        (lambda: np.asarray(layers.Dense(3)(fn.Input(5))), TypeError, "not there yet"),
+        (lambda: layers.Dense(3).output, ValueError, "was not called"),
+        (lambda: fn.Sequential()(fn.Input(5)), ValueError, "has no layers yet"),
+        (lambda: fn.Sequential([layers.Input(5), layers.Add()]).build(), ValueError, "'add': Add"),
+    ],
+)  # fmt: skip
+def test_graphs_that_make_no_sense(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_an_input_must_be_an_input():
+    x = fn.Input(5)
+    h = layers.Dense(3, name="middle")(x)
+    with pytest.raises(ValueError, match="'middle' is what a layer gives; begin with a new"):
+        fn.Model(h, layers.Dense(2)(h))
+    with pytest.raises(ValueError, match="the same symbolic value twice"):
+        fn.Model(x, [h, h])
+
+
+def test_a_graph_that_grows_without_end_is_refused():
+    """Networks inside networks: 2 ** 12 calls are more than go."""
+    net = fn.Sequential([layers.Rescale(0.5)])
+    for _ in range(12):
+        x = fn.Input(3)
+        net = fn.Model(x, net(net(x))) if net._graph is not None else fn.Model(x, net(x))
+        if net._graph.size() * 2 > 2000:
+            break
+    y = fn.Input(3)
+    with pytest.raises(ValueError, match="calls layers 2,048 times"):
+        fn.Model(y, net(net(y)))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        ("one", "both", r"x must be a list of 2 arrays or a dict of them \(left, right\)"),
+        ("three", "both", "x must hold 2 arrays"),
+        ("named", "both", "x must have the keys left, right, got left, up"),
+        ("both", "one", r"y must be a list of 2 arrays or a dict of them \(kind, size\)"),
+        ("both", "swapped", r"y\['kind'\]"),
+        ("uneven", "both", r"x\['left'\] has 37 rows and x\['right'\] has 36"),
+        ("both", "short", r"x has 37 rows and y\['size'\] has 36"),
+        ("narrow", "both", r"x\['right'\] must have shape \(n, 5\), got \(37, 4\)"),
+    ],
+)
+def test_data_that_does_not_fit(x, y, message):
+    net, (xs, ys) = two_by_two(), data()
+    x = {
+        "one": xs[0], "three": [*xs, xs[0]], "named": {"left": xs[0], "up": xs[1]}, "both": xs,
+        "uneven": [xs[0], xs[1][1:]], "narrow": [xs[0], xs[1][:, 1:]],
+    }[x]  # fmt: skip
+    y = {"one": ys[0], "both": ys, "swapped": ys[::-1], "short": [ys[0], ys[1][1:]]}[y]
+    with pytest.raises((TypeError, ValueError), match=message):
+        fn.Trainer(net, LOSSES).fit(x, y)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"loss": {"kind": "mse"}}, ValueError, "loss must name the outputs kind, size, got kind"),
+        ({"loss": ["mse"]}, ValueError, "loss must hold one for each of 2 outputs"),
+        ({"loss": "cross_entropy"}, ValueError, "over 1 output is always 0 in output 'size'"),
+        ({"loss": LOSSES, "loss_weights": 3}, TypeError, "loss_weights must be a list or dict"),
+        ({"loss": LOSSES, "loss_weights": [1, -1]}, ValueError, r"loss_weights\['size'\]"),
+        ({"loss": LOSSES, "metrics": {"up": "mae"}}, ValueError, "metrics must name outputs"),
+        ({"loss": LOSSES, "metrics": [["mae"]]}, ValueError, "metrics must hold one for each"),
+    ],
+)
+def test_trainers_that_make_no_sense(options, error, message):
+    xs, ys = data()
+    with pytest.raises(error, match=message):
+        fn.Trainer(two_by_two(), **options).fit(xs, ys)
+
+
+def test_what_is_for_one_output_says_so():
+    net, (xs, ys) = two_by_two(), data()
+    with pytest.raises(ValueError, match="has the outputs kind, size"):
+        net.predict_classes(xs)
+    with pytest.raises(ValueError, match="class_weight is for one output"):
+        fn.Trainer(net, LOSSES).fit(xs, ys, class_weight="balanced")
+
+
+def test_engine_limits_are_errors():
+    assert "fork" in _core.table("op")
+    x = fn.Input(2)
+    y = x
+    for _ in range(2001):
+        y = layers.Rescale(1.0)(y)
+    with pytest.raises(ValueError, match="calls layers 2,001 times, at most 2,000"):
+        fn.Model(x, y)
