@@ -1,6 +1,10 @@
 """Whole networks of image layers: the same bits for any number of threads, gradients beside those
 of a float64 twin, rows alone and in batches, files."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from training import digest
@@ -56,8 +60,74 @@ def sequences():
     ]
 
 
-NETWORKS = {"pools and norms": pools_and_norms, "sequences": sequences}
+def lenet():
+    return [
+        layers.Input((12, 11, 1)),
+        layers.Conv2D(8, 5, padding="same", activation="relu"),
+        layers.MaxPool2D(),
+        layers.Conv2D(16, 3, activation="relu"),
+        layers.MaxPool2D(),
+        layers.Flatten(),
+        layers.Dense(11, activation="relu"),
+        layers.Dense(4, activation="softmax"),
+    ]
+
+
+def convolutions():
+    return [
+        layers.Input((9, 7, 3)),
+        layers.Conv2D(6, 3, strides=2, padding="same", use_bias=False),
+        layers.GroupNorm(2),
+        layers.Activation("relu"),
+        layers.SpatialDropout2D(0.2),
+        layers.DepthwiseConv2D(3, padding="same", activation="tanh"),
+        layers.Conv2DTranspose(5, 3, strides=2, activation="elu"),
+        layers.LayerNorm(),
+        layers.SeparableConv2D(8, (3, 2), activation="relu"),
+        layers.AvgPool2D(2, padding="same"),
+        layers.Conv2D(8, 3, groups=2, dilation_rate=2, padding="same", activation="relu"),
+        layers.GlobalMaxPool2D(),
+        layers.Dense(4, activation="softmax"),
+    ]
+
+
+def residual():
+    """A graph: two blocks with a way past them, and two branches side by side."""
+    x = fn.Input((9, 7, 3))
+    h = layers.Conv2D(8, 3, padding="same", activation="relu")(x)
+    for _ in range(2):
+        past = h
+        h = layers.Conv2D(8, 3, padding="same", use_bias=False)(h)
+        h = layers.Activation("relu")(layers.GroupNorm(4)(h))
+        h = layers.Conv2D(8, 3, padding="same")(h)
+        h = layers.Activation("relu")(layers.Add()([past, h]))
+    wide = layers.Conv2D(5, 1, activation="relu")(layers.MaxPool2D(3, 1, "same")(h))
+    h = layers.Concatenate()([layers.Conv2D(4, 5, padding="same")(h), wide])
+    h = layers.GlobalAvgPool2D()(layers.MaxPool2D()(h))
+    return fn.Model(x, layers.Dense(4, activation="softmax")(h), seed=3)
+
+
+CHAINS = {
+    "pools and norms": pools_and_norms,
+    "sequences": sequences,
+    "lenet": lenet,
+    "convolutions": convolutions,
+}
+chains = pytest.mark.parametrize("make", CHAINS.values(), ids=list(CHAINS))
+
+
+def chain(make):
+    return lambda: fn.Sequential(make(), seed=3)
+
+
+NETWORKS = {**{name: chain(make) for name, make in CHAINS.items()}, "residual": residual}
 networks = pytest.mark.parametrize("make", NETWORKS.values(), ids=list(NETWORKS))
+
+
+def built(net):
+    if not net.built:
+        net.build()
+    return net
 
 
 @networks
@@ -66,26 +136,23 @@ def test_same_bits_for_any_number_of_threads(level, always_thread, make, options
     """Batches of 33 rows and a last one of 13; SGD with momentum keeps what rounding does."""
     first = None
     for threads in THREADS:
-        net = fn.Sequential(make(), seed=3)
+        net = built(make())
         optimizer = fn.optimizers.SGD(0.05, momentum=0.9, **options)
         trainer = fn.Trainer(net, loss="cross_entropy", optimizer=optimizer, metrics=["accuracy"])
         with fn.threads(threads):
-            shape = net.layers[0].shape
-            history = trainer.fit(*data(79, shape), batch_size=33, epochs=2, seed=5, progress=False)
+            rows = data(79, net.input_shape)
+            history = trainer.fit(*rows, batch_size=33, epochs=2, seed=5, progress=False)
         result = digest(net), history["loss"], history["accuracy"]
         first = first or result
         assert result == first, threads
-    start = fn.Sequential(make(), seed=3)
-    start.build()
-    for before, after in zip(start.get_weights(), net.get_weights(), strict=True):
+    for before, after in zip(built(make()).get_weights(), net.get_weights(), strict=True):
         assert not np.array_equal(before, after)
 
 
-@networks
+@chains
 def test_gradients_are_those_of_the_twin(level, make):
     stack = [layer for layer in make() if not layer.training_only]
-    net = fn.Sequential(stack, seed=3)
-    net.build()
+    net = built(fn.Sequential(stack, seed=3))
     rng = np.random.default_rng(7)
     net.set_weights([w + 0.2 * rng.standard_normal(w.shape) for w in net.get_weights()])
     x, y = data(21, net.input_shape)
@@ -99,8 +166,7 @@ def test_gradients_are_those_of_the_twin(level, make):
 
 @networks
 def test_a_row_predicts_the_same_bits_alone_and_in_any_batch(level, make):
-    net = fn.Sequential(make(), seed=3)
-    net.build()
+    net = built(make())
     x, _ = data(67, net.input_shape)
     whole = net.predict(x)
     for batch_size in (1, 2, 7, 64):
@@ -113,10 +179,10 @@ def test_a_row_predicts_the_same_bits_alone_and_in_any_batch(level, make):
     assert net.predict(x[order]).tobytes() == whole[order].tobytes()
 
 
-@networks
+@chains
 def test_trained_saved_loaded_and_trained_on(tmp_path, make):
-    net = fn.Sequential(make(), seed=3)
-    x, y = data(50, net.layers[0].shape)
+    net = built(chain(make)())
+    x, y = data(50, net.input_shape)
     fn.Trainer(net, loss="cross_entropy").fit(x, y, epochs=2, seed=1, progress=False)
     net.save(tmp_path / "net.safetensors")
     again = fn.load(tmp_path / "net.safetensors")
@@ -129,11 +195,19 @@ def test_trained_saved_loaded_and_trained_on(tmp_path, make):
 
 @networks
 def test_summary(make, capsys):
-    net = fn.Sequential(make(), seed=3)
-    net.build()
+    net = built(make())
     net.summary()
     text = capsys.readouterr().out
     assert f"{net.count_params():,}" in text
     for layer in net.layers:
         assert f"{layer.name} ({type(layer).__name__}" in text
         assert ", ".join(map(str, ("(n", *layer.output_shape))) + ")" in text
+
+
+def test_random_networks():
+    """A sample; tests/soak/random_networks.py does more of them."""
+    script = Path(__file__).parent / "soak" / "random_networks.py"
+    run = [sys.executable, str(script), "--count", "40", "--seed", "20000"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "40 networks" in done.stdout

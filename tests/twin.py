@@ -16,6 +16,7 @@ import reference as ref
 _AFFINE = ("layer_norm", "group_norm")
 _IMAGES = ("max_pool", "avg_pool", "pad", "upsample", "conv2d", "conv2d_transpose",
            "depthwise_conv2d", "group_norm")  # fmt: skip
+_CONVOLUTIONS = ("conv2d", "conv2d_transpose", "depthwise_conv2d")
 _OF_SIZE = ("max_pool", "avg_pool", "pad", "conv2d", "conv2d_transpose", "depthwise_conv2d")
 
 
@@ -26,6 +27,9 @@ def _named(name, attributes):
         return [key for key, there in flags if there], attributes
     if name == "activation":
         attributes["kind"] = attributes.pop("function")
+    if name in _CONVOLUTIONS:
+        ones = dict.fromkeys(("stride_h", "stride_w", "dilation_h", "dilation_w"), 1)
+        attributes = ones | {"top": 0, "left": 0} | attributes
     return ["w", "b"], attributes
 
 
@@ -87,6 +91,8 @@ class Twin:
         for name, before, _, params, attributes in self.ops:
             x = values[-1].reshape(len(x), *((1, 1, *before)[-3:] if name in _IMAGES else before))
             arrays = {"x": x, **{key: weights[i] for key, i in params.items()}}
+            if name in _CONVOLUTIONS and arrays["w"].ndim == 3:  # of a sequence
+                arrays["w"] = arrays["w"][None]
             self._arrays.append(arrays)
             values.append(ref.OPS[name].forward(**arrays, **attributes))
         return values
@@ -103,7 +109,7 @@ class Twin:
             dx, *rest = op.backward(**arrays, dy=dy.reshape(len(x), *forms), **attributes)
             by_name = dict(zip(op.wrt[1:], rest, strict=True))
             for key, i in params.items():
-                result[i] += by_name[key]
+                result[i] += by_name[key].reshape(result[i].shape)
             dy = dx
         return value, result
 
