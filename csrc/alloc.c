@@ -14,14 +14,20 @@ int64_t fn_alloc_count(void) { return atomic_load(&allocations); }
 void *fn_alloc(size_t bytes) {
     atomic_fetch_add(&allocations, 1);
     if (atomic_load(&fail_after) >= 0 && atomic_fetch_sub(&fail_after, 1) == 0) return NULL;
-    if (bytes > SIZE_MAX - 127) return NULL;
-    const size_t rounded = (bytes + 63) / 64 * 64 + 64;
-    void *memory = aligned_alloc(64, rounded);
-    if (memory) memset(memory, 0, rounded);
-    return memory;
+    if (bytes > SIZE_MAX - 255) return NULL;
+    char *memory = calloc(1, (bytes + 63) / 64 * 64 + 192); /* pages come when they are touched */
+    if (!memory) return NULL;
+    char *aligned = memory + 64 + (64 - (uintptr_t)memory % 64) % 64;
+    memcpy(aligned - sizeof memory, &memory, sizeof memory);
+    return aligned;
 }
 
-void fn_free(void *memory) { free(memory); }
+void fn_free(void *memory) {
+    if (!memory) return;
+    char *start;
+    memcpy(&start, (char *)memory - sizeof start, sizeof start);
+    free(start);
+}
 
 /* Returns the array, or a larger copy of it that replaces it; NULL (the array untouched) if memory
  * ends. */

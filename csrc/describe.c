@@ -6,6 +6,7 @@
 
 void fn_plan_describe(const fn_plan *plan, fn_plan_info *info) {
     *info = (fn_plan_info){.arena_bytes = plan->arena_bytes,
+                           .thread_bytes = fn_thread_floats(plan) * sizeof(float),
                            .param_bytes = plan->param_size * sizeof(float),
                            .flops = plan->step_flops,
                            .n_ops = plan->n_ops,
@@ -32,11 +33,12 @@ void fn_plan_op_info(const fn_plan *plan, int op, fn_op_info *info) {
 }
 
 void fn_plan_buffer_info(const fn_plan *plan, int buffer, fn_dtype *dtype, int *rank,
-                         int64_t *shape, size_t *offset, size_t *row_bytes) {
+                         int64_t *shape, int *memory, size_t *offset, size_t *row_bytes) {
     const fn_buffer *b = &plan->buffers[buffer];
     *dtype = b->dtype;
     *rank = b->rank;
     memcpy(shape, b->shape, sizeof b->shape);
+    *memory = b->local ? 2 : b->memory;
     *offset = b->offset;
     *row_bytes = b->row_bytes;
 }
@@ -50,8 +52,9 @@ int fn_plan_op_attribute(const fn_plan *plan, int op, int index, const char **na
     return 1;
 }
 
-static const char *const pass_names[] = {"prepare", "forward", "gradient", "backward",
-                                         "update",  "finish",  "norm",     "apply"};
+static const char *const pass_names[] = {"prepare",    "stats",      "merge",    "forward",
+                                         "stats-back", "merge-back", "gradient", "backward",
+                                         "update",     "finish",     "norm",     "apply"};
 
 size_t fn_plan_schedule(const fn_plan *plan, char *text, size_t size) {
     size_t length = 0;

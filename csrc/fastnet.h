@@ -84,16 +84,18 @@ typedef struct {
 
 typedef struct {
     size_t arena_bytes, param_count, param_bytes;
-    double flops; /* per row and run: forward, and backward when the plan trains */
+    size_t thread_bytes; /* of each thread that runs tiles, beside the arena */
+    double flops;        /* per row and run: forward, and backward when the plan trains */
     int n_ops, n_buffers, n_params, n_phases, n_metrics;
     const char *simd;
 } fn_plan_info;
 
 void fn_plan_describe(const fn_plan *plan, fn_plan_info *info);
 void fn_plan_op_info(const fn_plan *plan, int op, fn_op_info *info);
-/* offset: bytes from the start of the arena; row_bytes: distance between rows. */
+/* memory: 0 none, 1 the arena, 2 the tile's, for as many rows as go through a chain together.
+ * offset: bytes from its start; row_bytes: distance between rows. */
 void fn_plan_buffer_info(const fn_plan *plan, int buffer, fn_dtype *dtype, int *rank,
-                         int64_t *shape, size_t *offset, size_t *row_bytes);
+                         int64_t *shape, int *memory, size_t *offset, size_t *row_bytes);
 /* The phases as text, one line each, into at most `size` bytes; returns the length wanted. */
 size_t fn_plan_schedule(const fn_plan *plan, char *text, size_t size);
 int fn_plan_op_attribute(const fn_plan *plan, int op, int index, const char **name, double *value);

@@ -37,7 +37,9 @@ typedef struct {
     int copies;         /* 2: filled one step ahead, so two minibatches live at once */
     int producer;       /* op that writes it, or -1 */
     int consumers;
-    bool gradient; /* backward passes write its gradient */
+    bool gradient;              /* backward passes write its gradient */
+    bool local, gradient_local; /* in the memory of the thread that runs a tile: see arena.c */
+    bool memory;                /* some pass touches it */
     size_t offset, gradient_offset, copy_bytes;
 } fn_buffer;
 
@@ -97,6 +99,13 @@ typedef struct {
      * The engine sums the lanes and hands them to fn_sink. Inputs and the gradient of the output
      * are there to read. */
     void (*gradient)(const fn_call *call, const fn_op *op, fn_tile tile);
+    /* Of an op that needs numbers over all rows of the minibatch, both ways: `stats` adds what the
+     * tile's rows know to the tile's lane of the op's own memory (op->copy_bytes), `merge` makes
+     * one of all lanes, and only then forward (backward) goes on. Training only. */
+    void (*stats)(const fn_call *call, const fn_op *op, fn_tile tile);
+    void (*merge)(const fn_call *call, const fn_op *op, fn_tile tile);
+    void (*stats_back)(const fn_call *call, const fn_op *op, fn_tile tile);
+    void (*merge_back)(const fn_call *call, const fn_op *op, fn_tile tile);
     /* Instead of `gradient`: slices [c0, c1) of the parameter gradients over all rows, each handed
      * to fn_sink. */
     void (*update)(const fn_call *call, const fn_op *op, fn_tile tile);
@@ -139,7 +148,11 @@ struct fn_op {
 
 typedef enum {
     FN_PREPARE,
+    FN_STATS,
+    FN_MERGE,
     FN_FORWARD,
+    FN_STATS_BACK,
+    FN_MERGE_BACK,
     FN_GRADIENT,
     FN_BACKWARD,
     FN_UPDATE,
@@ -159,6 +172,7 @@ typedef struct {
     int row_block;       /* rows in a tile; 0: all of them */
     int sub_block;       /* rows that go through all passes together; 0: the whole tile */
     bool lanes;          /* a tile is a lane: see fn_lane_rows */
+    bool pictures;       /* rows are large: as many go through together as fit the cache */
     int col_block, cols; /* columns in a tile, and in all; 0: tiles span all columns */
     int col_group;       /* column blocks that go through the rows together */
     int slices;          /* > 0: one tile a slice */
@@ -198,6 +212,8 @@ struct fn_plan {
     size_t lane_memory; /* bytes from the arena's start to the first lane */
     size_t scratch;     /* floats a thread needs while it runs a tile */
     size_t local;       /* floats a thread keeps for all ops, behind its scratch */
+    size_t tile_bytes;  /* of buffers that live in a tile, in each thread's memory */
+    int local_rows;     /* most rows of such a buffer */
     size_t state;       /* doubles of all metrics and losses */
     size_t max_slices;  /* flat slices */
     int n_outputs;      /* arrays that output ops write */
@@ -310,6 +326,7 @@ void fn_plan_lay_out_params(fn_plan *plan);
 void fn_plan_lay_out_lanes(fn_plan *plan);
 int fn_plan_lay_out_arena(fn_plan *plan);
 const char *fn_plan_phases(fn_plan *plan);
+size_t fn_thread_floats(const fn_plan *plan); /* what each thread needs beside the arena */
 void fn_work_point(fn_work *work, const fn_plan *plan, int buffer);
 void fn_params_check(fn_params *params); /* look for NaN and infinity: see `risky` */
 int fn_job_tiles(const fn_plan *plan, const fn_job *job, int rows);
@@ -317,10 +334,21 @@ int fn_panel_width(int64_t n, int64_t column, int lanes);
 size_t fn_param_size(const fn_param *p, int lanes); /* floats inside, without padding */
 void fn_lane_rows(const fn_plan *plan, int rows, int lane, int *r0, int *r1);
 
+static inline float *fn_scratch(const fn_call *call, fn_tile tile) {
+    return call->work->scratch + (size_t)tile.thread * call->work->scratch_stride;
+}
+/* Behind a thread's scratch: what ops keep (fn_local), buffers that live in a tile, addresses of
+ * their rows. */
+static inline char *fn_tile_memory(const fn_call *call, fn_tile tile) {
+    return (char *)(fn_scratch(call, tile) + call->plan->scratch + call->plan->local);
+}
+
 /* Row `row` of a buffer of this minibatch (or the next one, in a tile that runs ahead). The row is
  * one of the tile's own, unless the tile spans the whole minibatch. */
 static inline char *fn_row_bytes(const fn_call *call, fn_tile tile, int buffer, int row) {
     const fn_buffer *b = &call->plan->buffers[buffer];
+    if (b->local)
+        return fn_tile_memory(call, tile) + b->offset + (size_t)(row - tile.r0) * b->row_bytes;
     const size_t copy =
         b->copies == 2 ? (size_t)((call->step + tile.ahead) & 1) * b->copy_bytes : 0;
     return call->work->arena + b->offset + copy + (size_t)row * b->row_bytes;
@@ -330,17 +358,25 @@ static inline float *fn_row(const fn_call *call, fn_tile tile, int buffer, int r
 }
 static inline float *fn_gradient_row(const fn_call *call, fn_tile tile, int buffer, int row) {
     const fn_buffer *b = &call->plan->buffers[buffer];
-    (void)tile;
+    if (b->gradient_local)
+        return (float *)(fn_tile_memory(call, tile) + b->gradient_offset +
+                         (size_t)(row - tile.r0) * b->row_bytes);
     return (float *)(call->work->arena + b->gradient_offset + (size_t)row * b->row_bytes);
 }
 static inline int64_t fn_ld(const fn_call *call, int buffer) {
     return call->plan->buffers[buffer].ld;
 }
 /* Where the rows of a float32 buffer lie, from the tile's first row on: in the arena, or in the
- * source they are used from. Only whole columns may be read, never padding. */
+ * source they are used from. Only whole columns may be read, never padding. Good until the next
+ * call for the same tile. */
 static inline const float **fn_rows(const fn_call *call, fn_tile tile, int buffer) {
-    const size_t copy =
-        call->plan->buffers[buffer].copies == 2 ? (size_t)((call->step + tile.ahead) & 1) : 0;
+    const fn_buffer *b = &call->plan->buffers[buffer];
+    if (b->local && !call->work->in_place[buffer]) {
+        const float **rows = (const float **)(fn_tile_memory(call, tile) + call->plan->tile_bytes);
+        for (int r = tile.r0; r < tile.r1; r++) rows[r - tile.r0] = fn_row(call, tile, buffer, r);
+        return rows;
+    }
+    const size_t copy = b->copies == 2 ? (size_t)((call->step + tile.ahead) & 1) : 0;
     return call->work->rows + ((size_t)buffer * 2 + copy) * (size_t)call->plan->options.max_rows +
            tile.r0;
 }
@@ -370,9 +406,6 @@ enum {
 };
 static inline double *fn_loss_sums(const fn_work *work, const fn_op *op) {
     return work->state + op->state_offset;
-}
-static inline float *fn_scratch(const fn_call *call, fn_tile tile) {
-    return call->work->scratch + (size_t)tile.thread * call->work->scratch_stride;
 }
 
 /* What a thread keeps for an op, and whether it was made in this step: weights may have changed

@@ -99,6 +99,13 @@ typedef struct {
     bool open;
 } chain;
 
+/* Its rows are large, or it fills lanes. */
+static bool of_pictures(const fn_plan *plan, const fn_op *op) {
+    if (op->flags & FN_SOURCE) return false;
+    return op->impl->gradient || (op->n_in && plan->buffers[op->in[0]].rank >= 3) ||
+           (op->n_out && plan->buffers[op->out[0]].rank >= 3);
+}
+
 static void chain_pass(chain *c, fn_pass_kind kind, int op) {
     if (!c->open) {
         open_phase(c->b);
@@ -106,8 +113,18 @@ static void chain_pass(chain *c, fn_pass_kind kind, int op) {
         c->open = true;
     }
     if (c->b->failed) return;
-    if (kind == FN_GRADIENT) c->b->plan->jobs[c->b->plan->n_jobs - 1].lanes = true;
+    fn_job *job = &c->b->plan->jobs[c->b->plan->n_jobs - 1];
+    job->lanes |= kind == FN_GRADIENT || kind == FN_STATS || kind == FN_STATS_BACK;
+    job->pictures |= of_pictures(c->b->plan, &c->b->plan->ops[op]);
     add_pass(c->b, kind, op);
+}
+
+/* A phase of one tile in which an op makes one of what all rows know. */
+static void merge_phase(chain *c, fn_pass_kind kind, int op) {
+    c->open = false;
+    if (!c->b->failed) open_phase(c->b);
+    if (!c->b->failed) open_job(c->b, (fn_job){0});
+    if (!c->b->failed) add_pass(c->b, kind, op);
 }
 
 static void prepare_job(builder *b, int op) {
@@ -201,6 +218,10 @@ static void forward_phases(builder *b, chain *c) {
             i = wide_forward(b, i);
         } else {
             if (op->flags & FN_WHOLE_BATCH) c->open = false;
+            if (train && op->impl->stats) {
+                chain_pass(c, FN_STATS, i);
+                merge_phase(c, FN_MERGE, i);
+            }
             chain_pass(c, FN_FORWARD, i);
             if (op->flags & FN_WHOLE_BATCH) {
                 plan->jobs[plan->n_jobs - 1].row_block = 0;
@@ -216,6 +237,10 @@ static void backward_phases(builder *b, chain *c) {
         const fn_op *op = &plan->ops[i];
         const bool sums = op->lane && plan->buffers[op->out[0]].gradient;
         if (sums) chain_pass(c, FN_GRADIENT, i);
+        if (op->impl->stats_back && plan->buffers[op->out[0]].gradient) {
+            chain_pass(c, FN_STATS_BACK, i);
+            merge_phase(c, FN_MERGE_BACK, i);
+        }
         if (!op->impl->backward || !op->propagate) continue;
         if (op->wide) {
             c->open = false;

@@ -158,6 +158,10 @@ static void run_pass(const fn_call *call, const fn_pass *pass, fn_tile tile) {
     const fn_op *op = &call->plan->ops[pass->op];
     switch (pass->kind) {
     case FN_PREPARE: op->impl->prepare(call, op, tile); break;
+    case FN_STATS: op->impl->stats(call, op, tile); break;
+    case FN_MERGE: op->impl->merge(call, op, tile); break;
+    case FN_STATS_BACK: op->impl->stats_back(call, op, tile); break;
+    case FN_MERGE_BACK: op->impl->merge_back(call, op, tile); break;
     case FN_FORWARD: op->impl->forward(call, op, tile); break;
     case FN_GRADIENT: op->impl->gradient(call, op, tile); break;
     case FN_BACKWARD: op->impl->backward(call, op, tile); break;

@@ -6,11 +6,16 @@
 /* The rows of a buffer lie in the arena, one behind the other. */
 void fn_work_point(fn_work *w, const fn_plan *plan, int buffer) {
     const fn_buffer *b = &plan->buffers[buffer];
-    const size_t rows = (size_t)plan->options.max_rows;
+    const size_t rows = b->local ? 0 : (size_t)plan->options.max_rows;
     for (size_t copy = 0; copy < (size_t)b->copies; copy++)
         for (size_t r = 0; r < rows; r++)
             w->rows[((size_t)buffer * 2 + copy) * rows + r] =
                 (const float *)(w->arena + b->offset + copy * b->copy_bytes) + r * (size_t)b->ld;
+}
+
+size_t fn_thread_floats(const fn_plan *plan) {
+    const size_t addresses = ((size_t)plan->local_rows * sizeof(float *) + 63) / 64 * 64;
+    return plan->scratch + plan->local + (plan->tile_bytes + addresses) / sizeof(float) + FN_PAD;
 }
 
 fn_work *fn_work_new(const fn_plan *plan, int max_threads) {
@@ -19,7 +24,7 @@ fn_work *fn_work_new(const fn_plan *plan, int max_threads) {
     if (!w) return NULL;
     w->plan = plan;
     w->max_threads = max_threads;
-    w->scratch_stride = plan->scratch + plan->local;
+    w->scratch_stride = fn_thread_floats(plan);
     w->arena = fn_alloc(plan->arena_bytes);
     w->scratch = fn_alloc(w->scratch_stride * (size_t)max_threads * sizeof(float));
     w->state = fn_alloc((plan->state + 1) * sizeof(double));
@@ -49,8 +54,9 @@ void fn_work_free(fn_work *w) {
 void *fn_work_buffer(fn_work *work, const fn_plan *plan, int buffer, int gradient) {
     if (buffer < 0 || buffer >= plan->n_buffers) return NULL;
     const fn_buffer *b = &plan->buffers[buffer];
-    if (gradient) return b->gradient ? work->arena + b->gradient_offset : NULL;
-    if (work->in_place[buffer]) return NULL;
+    if (gradient && (!b->gradient || b->gradient_local)) return NULL;
+    if (gradient) return work->arena + b->gradient_offset;
+    if (work->in_place[buffer] || b->local || !b->memory) return NULL;
     return work->arena + b->offset +
            (b->copies == 2 ? (size_t)(work->resume_step & 1) * b->copy_bytes : 0);
 }

@@ -33,7 +33,7 @@ cdef extern from "fastnet.h" nogil:
         const int *params
         double flops
     ctypedef struct fn_plan_info:
-        size_t arena_bytes, param_count, param_bytes
+        size_t arena_bytes, param_count, param_bytes, thread_bytes
         double flops
         int n_ops, n_buffers, n_params, n_phases, n_metrics
         const char *simd
@@ -79,7 +79,7 @@ cdef extern from "fastnet.h" nogil:
     void fn_plan_op_info(const fn_plan *plan, int op, fn_op_info *info)
     int fn_plan_op_attribute(const fn_plan *plan, int op, int index, const char **name, double *value)
     void fn_plan_buffer_info(const fn_plan *plan, int buffer, fn_dtype *dtype, int *rank, int64_t *shape,
-                             size_t *offset, size_t *row_bytes)
+                             int *memory, size_t *offset, size_t *row_bytes)
     size_t fn_plan_schedule(const fn_plan *plan, char *text, size_t size)
     fn_params *fn_params_new(const fn_plan *plan)
     void fn_params_free(fn_params *params)
@@ -212,7 +212,7 @@ cdef class Plan:
         """Sizes of the finished plan as a dict."""
         cdef fn_plan_info info
         fn_plan_describe(self.plan, &info)
-        return {"arena_bytes": info.arena_bytes, "param_count": info.param_count, "param_bytes": info.param_bytes,
+        return {"arena_bytes": info.arena_bytes, "thread_bytes": info.thread_bytes, "param_count": info.param_count, "param_bytes": info.param_bytes,
                 "flops": info.flops, "n_ops": info.n_ops, "n_buffers": info.n_buffers, "n_params": info.n_params,
                 "n_phases": info.n_phases, "n_metrics": info.n_metrics, "simd": info.simd.decode()}
 
@@ -235,17 +235,19 @@ cdef class Plan:
         return result
 
     def buffers(self):
-        """Every buffer as a dict: dtype, shape behind the rows, offset in the arena and bytes a row."""
+        """Every buffer as a dict: dtype, shape behind the rows, bytes a row, and where it lies: memory
+        "arena", "tile" (a thread's, while a few rows go through a chain) or None, and its offset there."""
         cdef fn_dtype dtype
-        cdef int rank
+        cdef int rank, memory
         cdef int64_t shape[6]
         cdef size_t offset, row_bytes
         codes = {code: name for name, code in _DTYPES.items()}
         result = []
         for i in range(self.describe()["n_buffers"]):
-            fn_plan_buffer_info(self.plan, i, &dtype, &rank, shape, &offset, &row_bytes)
+            fn_plan_buffer_info(self.plan, i, &dtype, &rank, shape, &memory, &offset, &row_bytes)
             result.append({"dtype": codes[dtype], "shape": tuple([shape[k] for k in range(rank)]),
-                           "offset": offset, "row_bytes": row_bytes})
+                           "memory": (None, "arena", "tile")[memory], "offset": offset,
+                           "row_bytes": row_bytes})
         return result
 
     def schedule(self):
@@ -393,7 +395,7 @@ cdef class Work:
         cdef float *start = <float *>fn_work_buffer(self.work, self.plan.plan, buffer, gradient)
         cdef size_t ld = self.plan.buffers()[buffer]["row_bytes"] // 4
         if start == NULL:
-            raise ValueError(f"buffer {buffer} has no gradient")
+            raise ValueError(f"buffer {buffer} has no {'gradient' if gradient else 'rows'} to look at")
         return b"".join([(<char *>(start + i * ld))[:cols * 4] for i in range(n)])
 
     def set_rows(self, int buffer, const float[:, ::1] values not None, bint gradient=False):
@@ -401,7 +403,7 @@ cdef class Work:
         cdef float *start = <float *>fn_work_buffer(self.work, self.plan.plan, buffer, gradient)
         cdef size_t ld = self.plan.buffers()[buffer]["row_bytes"] // 4
         if start == NULL:
-            raise ValueError(f"buffer {buffer} has no gradient")
+            raise ValueError(f"buffer {buffer} has no {'gradient' if gradient else 'rows'} to look at")
         for i in range(values.shape[0]):
             for j in range(values.shape[1]):
                 start[i * ld + j] = values[i, j]

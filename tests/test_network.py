@@ -378,8 +378,8 @@ def test_memory_of_training_is_what_the_summary_says():
     plan = net._plan(Request("train", 32, (fn.losses.CrossEntropy(),), classes=(True,))).plan
     train = memory(net, 32)["arena"]
     assert 0.5 < train / plan.describe()["arena_bytes"] < 2
-    # every buffer lies inside the arena
-    for buffer in plan.buffers():
+    # every buffer of the whole minibatch lies inside the arena
+    for buffer in [b for b in plan.buffers() if b["memory"] == "arena"]:
         end = buffer["offset"] + 32 * buffer["row_bytes"]
         assert end <= plan.describe()["arena_bytes"]
 

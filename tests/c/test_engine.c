@@ -332,10 +332,11 @@ static void sums_over_rows(void) {
 static void hand_gradient(network *n, const data *d, const int64_t *order, int64_t first,
                           int rows) {
     size_t offset, row_bytes;
-    int rank;
+    int rank, memory;
     int64_t shape[FN_MAX_RANK];
     fn_dtype dtype;
-    fn_plan_buffer_info(n->plan, n->outputs, &dtype, &rank, shape, &offset, &row_bytes);
+    fn_plan_buffer_info(n->plan, n->outputs, &dtype, &rank, shape, &memory, &offset, &row_bytes);
+    CHECK(memory == 1);
     const float scale = 1.0f * (float)(1.0 / rows) / (float)d->units;
     for (int r = 0; r < rows; r++) {
         const size_t at = (size_t)r * row_bytes;
