@@ -51,17 +51,18 @@ def through(layers, weights, x, dy, *, extra_rows=0, **options):
     net = Net(x.shape[1:], [dense(x.shape[1:], bias=False), *layers], loss="stop", update="none",
               max_rows=max(n, 1) + extra_rows, **options)  # fmt: skip
     net.set_weights([np.eye(columns), *weights])
+    kept = x.astype(np.float32)  # after a stop, rows used in place are read again
     first = None
     for threads in THREADS:
         net.set_weights([np.full(s, np.nan) for s in net.param_shapes], part=3)
-        stopped = net.run(x.astype(np.float32), threads=threads)
+        stopped = net.run(kept, threads=threads)
         if n == 0:
             assert (stopped.status, stopped.steps) == ("ok", 0)
             return None
         assert (stopped.status, stopped.threads) == ("stopped", threads)
         y = net.rows(net.last, n)
         net.work.set_rows(net.last, dy.reshape(n, -1).astype(np.float32), gradient=True)
-        assert net.run(x.astype(np.float32), threads=threads).status == "ok"
+        assert net.run(kept, threads=threads).status == "ok"
         result = [y, net.rows(net.buffers[1], n, gradient=True), *net.gradients()[1:]]
         first = first or result
         for a, b in zip(first, result, strict=True):
