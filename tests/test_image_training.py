@@ -179,9 +179,9 @@ def test_a_row_predicts_the_same_bits_alone_and_in_any_batch(level, make):
     assert net.predict(x[order]).tobytes() == whole[order].tobytes()
 
 
-@chains
+@networks
 def test_trained_saved_loaded_and_trained_on(tmp_path, make):
-    net = built(chain(make)())
+    net = built(make())
     x, y = data(50, net.input_shape)
     fn.Trainer(net, loss="cross_entropy").fit(x, y, epochs=2, seed=1, progress=False)
     net.save(tmp_path / "net.safetensors")
