@@ -23,6 +23,7 @@ _MAX_CONTAINERS = 20_000  # objects and lists in a header
 _MAX_DEPTH = 16
 _MAX_DIGITS = 40
 _MAX_AXES = 6
+_BYTES = {"F32": 4, "F64": 8}
 
 
 class Refused(Exception):  # noqa: N818 - becomes a ModelFileError, with the name of the file
@@ -35,6 +36,7 @@ class Header:
 
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str]  # "F32" or "F64"
     size: int  # of the file, in bytes
 
 
@@ -80,7 +82,8 @@ def _parse_header(text: bytes, size: int) -> Header:
     metadata = table.pop("__metadata__", None)
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise Refused("its header has no __metadata__ that maps names to texts")
-    return Header(metadata, _shapes(table, size - 8 - len(text)), size)
+    shapes = _shapes(table, size - 8 - len(text))
+    return Header(metadata, shapes, {name: table[name]["dtype"] for name in shapes}, size)
 
 
 def _shapes(table: Mapping[str, Any], room: int) -> dict[str, tuple[int, ...]]:
@@ -91,8 +94,11 @@ def _shapes(table: Mapping[str, Any], room: int) -> dict[str, tuple[int, ...]]:
             raise Refused(
                 f"tensor {name!r:.80} must have dtype, shape, data_offsets and nothing else"
             )
-        if entry["dtype"] != "F32":
-            raise Refused(f"tensor {name!r:.80} must have dtype F32, it has {entry['dtype']!r:.40}")
+        item = _BYTES.get(str(entry["dtype"]))
+        if item is None:
+            raise Refused(
+                f"tensor {name!r:.80} must have dtype F32 or F64, it has {entry['dtype']!r:.40}"
+            )
         shape, offsets = entry["shape"], entry["data_offsets"]
         if not _sizes(shape, 1) or len(shape) > _MAX_AXES:
             raise Refused(
@@ -104,10 +110,10 @@ def _shapes(table: Mapping[str, Any], room: int) -> dict[str, tuple[int, ...]]:
                 f"tensor {name!r:.80} must have two data_offsets >= 0, it has {offsets!r:.80}"
             )
         begin, end = offsets
-        if end - begin != 4 * math.prod(shape):
+        if end - begin != item * math.prod(shape):
             raise Refused(
                 f"tensor {name!r:.80} of shape {shape} has data_offsets {offsets}, "
-                f"which is not {4 * math.prod(shape):,} bytes"
+                f"which is not {item * math.prod(shape):,} bytes"
             )
         shapes[name] = tuple(shape)
         spans.append((begin, end, name))
@@ -153,22 +159,30 @@ def read_tensors(file: BinaryIO, header: Header) -> dict[str, np.ndarray]:
 
 
 def pack(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a file of float32 tensors; ValueError if the rules above would refuse it."""
+    """The bytes of a file of float32 and float64 tensors; ValueError if it would be refused."""
     from safetensors.numpy import save
 
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise ValueError(f"{name} holds NaN or infinity")
     data = save(
-        {name: np.ascontiguousarray(t, dtype=np.float32) for name, t in tensors.items()},
+        {
+            name: np.ascontiguousarray(t, t.dtype if t.dtype == np.float64 else np.float32)
+            for name, t in tensors.items()
+        },
         dict(metadata),
     )
     try:
-        length = _header_length(data[:8], len(data))
-        _parse_header(data[8 : 8 + length], len(data))
+        parse(data)
     except Refused as error:
         raise ValueError(f"the file would be refused when it is read: {error}") from None
     return data
+
+
+def parse(data: bytes) -> Header:
+    """The header of a file's bytes."""
+    length = _header_length(data[:8], len(data))
+    return _parse_header(data[8 : 8 + length], len(data))
 
 
 # ---- JSON ---------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Model files: `save` and `load`, one .safetensors file a model.
 
 Weights are float32 tensors named ``layer.weight`` in canonical shapes, so every tool that reads
-safetensors can read them. All else is one JSON text in the metadata, under "fastnet"::
+safetensors can read them; a k-means model has its centres as float64 "cluster_centers" (k, d). All
+else is one JSON text in the metadata, under "fastnet"::
 
     {"schema": 1, "kind": "network", "written_by": "fastnet 0.1.0", "extra": {...},
      "description": {"class": "Sequential", "name": "sequential", "seed": 0, "input_shape": [784],
@@ -31,6 +32,9 @@ import numpy as np
 from . import _safefile, _tensorfile
 from ._networkfile import describe_network, fields, read_network, schema_of
 from ._tensorfile import Header, Refused
+from .cluster import files as cluster_files
+from .cluster.base import ClusterModel
+from .cluster.files import ClusterFile
 from .errors import ModelFileError
 from .network import Network
 
@@ -45,15 +49,18 @@ _MAX_MESSAGE = 500
 
 
 def save(
-    model: Network, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None
+    model: Network | ClusterModel,
+    path: str | os.PathLike[str],
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a network to one .safetensors file, all of it or nothing.
+    """Write a network or a k-means model to one .safetensors file, all of it or nothing.
 
     Parameters
     ----------
-    model : Network
-        Built: the shape of its rows is known. The optimizer's state is not kept. A subclass of
-        yours is read back as the class of fastnet that it comes from.
+    model : Network, KMeans or MiniBatchKMeans
+        A k-means model is fitted. A network is built: the shape of its rows is known. The
+        optimizer's state is not kept. A subclass of yours is read back as the class of fastnet that
+        it comes from.
     path : str or path
         Replaced in one step: at any moment it is the old file or the new one. A symbolic link is
         followed.
@@ -78,20 +85,20 @@ def save(
     }
     try:
         text = json.dumps(about, allow_nan=False, separators=(",", ":"))
-        _check_fit(_skeleton(_parse_about(text)), {n: t.shape for n, t in tensors.items()})
         data = _tensorfile.pack(tensors, {_KEY: text})
+        _check_fit(_skeleton(_parse_about(text)), _tensorfile.parse(data))
     except (Refused, ValueError, TypeError) as error:
         raise ValueError(f"{model!r:.80} cannot be saved: {_short(str(error))}") from None
     _safefile.replace(path, data)
 
 
-def load(path: str | os.PathLike[str]) -> Network:
+def load(path: str | os.PathLike[str]) -> Any:
     """Read what `save` wrote: the same layers, names, seed and bits of every weight.
 
     Returns
     -------
-    Network
-        A `Sequential` or a `Model`, without optimizer state.
+    Sequential, Model, KMeans or MiniBatchKMeans
+        Without optimizer state, and without the labels of a k-means model's training rows.
 
     Raises
     ------
@@ -103,7 +110,7 @@ def load(path: str | os.PathLike[str]) -> Network:
     """
     with _opened(path) as (file, header, about):
         skeleton = _skeleton(about)
-        _check_fit(skeleton, header.shapes)
+        _check_fit(skeleton, header)
         tensors = _tensorfile.read_tensors(file, header)
         return skeleton.finish(tensors)
 
@@ -115,7 +122,7 @@ class Info:
     path: str
     size: int  # bytes
     schema: int
-    kind: str  # "network"
+    kind: str  # "network" or "kmeans"
     written_by: str  # "fastnet 0.1.0"
     description: dict[str, Any]  # of a network: class, name, seed, input_shape, layers
     shapes: dict[str, tuple[int, ...]]  # of the weights, by name
@@ -134,7 +141,7 @@ def info(path: str | os.PathLike[str]) -> Info:
     """
     with _opened(path) as (_, header, about):
         skeleton = _skeleton(about)
-        _check_fit(skeleton, header.shapes)
+        _check_fit(skeleton, header)
         shapes = {name: header.shapes[name] for name in skeleton.shapes}
         return Info(_text(path), header.size, shapes=shapes, **about)
 
@@ -227,6 +234,7 @@ class _Kind(Protocol):
     """A model as described by a file, before it has weights."""
 
     shapes: dict[str, tuple[int, ...]]  # the tensors wanted
+    dtypes: dict[str, str]  # "F32" or "F64" of each
 
     def __init__(self, description: dict[str, Any]): ...
 
@@ -248,6 +256,7 @@ class _NetworkFile:
         self.shapes = {name: w.shape for name, w in zip(names, weights, strict=True)}
         if len(self.shapes) < len(names):
             raise Refused("two of its weights have one name")
+        self.dtypes = dict.fromkeys(self.shapes, "F32")
 
     def finish(self, tensors):
         network = self.network
@@ -270,13 +279,15 @@ class _NetworkFile:
 
 
 #: Closed: what a file can hold, and who reads it.
-_KINDS: dict[str, type[_Kind]] = {"network": _NetworkFile}
+_KINDS: dict[str, Any] = {"network": _NetworkFile, "kmeans": ClusterFile}
 
 
 def _describe(model: Any) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
     """Kind, description and tensors of a model."""
+    if isinstance(model, tuple(cluster_files.CLASSES.values())):
+        return ("kmeans", *ClusterFile.describe(model))
     if not isinstance(model, Network):
-        raise TypeError(f"save wants a network, got {model!r:.80}")
+        raise TypeError(f"save wants a network or a k-means model, got {model!r:.80}")
     return ("network", *_NetworkFile.describe(model))
 
 
@@ -295,13 +306,17 @@ def _skeleton(about: dict[str, Any]) -> _Kind:
         raise Refused(f"its description is wrong: {error}") from error
 
 
-def _check_fit(skeleton: _Kind, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def _check_fit(skeleton: _Kind, header: Header) -> None:
     """Refused unless the tensors are exactly the weights wanted."""
+    shapes = header.shapes
     for name, shape in skeleton.shapes.items():
         if name not in shapes:
             raise Refused(f"tensor {name!r:.80} of shape {shape} is missing")
         if shapes[name] != shape:
             raise Refused(f"tensor {name!r:.80} must have shape {shape}, it has {shapes[name]}")
+        wanted, dtype = skeleton.dtypes[name], header.dtypes[name]
+        if dtype != wanted:
+            raise Refused(f"tensor {name!r:.80} must have dtype {wanted}, it has {dtype!r}")
     for name in shapes:
         if name not in skeleton.shapes:
             raise Refused(f"tensor {name!r:.80} belongs to no layer")

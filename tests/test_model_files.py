@@ -85,8 +85,14 @@ WRONG = {
     ),
     "empty metadata": (build(b'{"__metadata__":{}}', b""), "fastnet did not write it"),
     # its tensors
-    "dtype": (header_value("dense.bias", "dtype", "F16"), "must have dtype F32, it has 'F16'"),
-    "dtype of no sense": (header_value("dense.bias", "dtype", ["F32"]), "must have dtype F32"),
+    "dtype": (
+        header_value("dense.bias", "dtype", "F16"),
+        "must have dtype F32 or F64, it has 'F16'",
+    ),
+    "dtype of no sense": (
+        header_value("dense.bias", "dtype", ["F32"]),
+        "must have dtype F32 or F64",
+    ),
     "a field more": (header_value("dense.bias", "x", 1), "data_offsets and nothing else"),
     "a tensor that is a number": (
         with_header(lambda h: h.update({"dense.bias": 1})),

@@ -357,7 +357,7 @@ def own_dense():
             ValueError,
             "1 to 1,000 layers",
         ),
-        (lambda: "network", TypeError, "save wants a network, got 'network'"),
+        (lambda: "network", TypeError, "save wants a network or a k-means model, got 'network'"),
         (lambda: layers.Dense(3), TypeError, "save wants a network"),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -81,11 +83,13 @@ class ClusterModel(Parameters):
         if dtype not in (None, np.dtype("f"), np.dtype("d")):
             raise ValueError(f"dtype must be 'float32', 'float64' or None, got {self.dtype!r}")
         memory = self.max_memory
-        memory = None if memory is None else check.integer("max_memory", memory, low=1)
+        memory = (
+            None if memory is None else min(check.integer("max_memory", memory, low=1), 1 << 60)
+        )
         return Settings(
             k,
             n_init,
-            check.integer("max_iter", self.max_iter, low=1),
+            min(check.integer("max_iter", self.max_iter, low=1), 1 << 60),
             check.number("tol", self.tol, low=0),
             metric == "cosine",
             self._threads(),
@@ -113,7 +117,8 @@ class ClusterModel(Parameters):
         return n_init
 
     def _threads(self) -> int:
-        return 0 if self.n_threads is None else check.integer("n_threads", self.n_threads, low=1)
+        n = self.n_threads
+        return 0 if n is None else min(check.integer("n_threads", n, low=1), 64)
 
     def _input(self, X: Any, reset: bool, finite: bool = True) -> Rows:
         """X as rows; its features are remembered (reset), or compared with those of the fit.
@@ -335,3 +340,13 @@ class ClusterModel(Parameters):
         self._check_fitted()
         name = type(self).__name__.lower()
         return np.array([f"{name}{i}" for i in range(len(self.cluster_centers_))], dtype=object)
+
+    def save(self, path: str | os.PathLike[str], extra: Mapping[str, Any] | None = None) -> None:
+        """Write the model to one .safetensors file, all of it or nothing; `fastnet.load` reads it.
+
+        The labels of the training rows are not kept; an `init` that is a function, and a
+        random_state that is a generator, come back as the defaults. See `fastnet.storage.save`.
+        """
+        from ..storage import save
+
+        save(self, path, extra)

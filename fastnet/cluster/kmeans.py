@@ -170,12 +170,16 @@ class KMeans(ClusterModel):
             self._warn_converged(distinct, settings.k)
         return self
 
+    def _settings(self) -> Settings:
+        settings = super()._settings()
+        settings.algorithm = ALGORITHMS[check.choice("algorithm", self.algorithm, ALGORITHMS)]
+        return settings
+
     def _prepare(
         self, X: Any, sample_weight: Any, finite: bool = True
     ) -> tuple[Settings, Rows, np.ndarray | None, Seeds]:
         """Everything checked, before any work."""
         settings = self._settings()
-        settings.algorithm = ALGORITHMS[check.choice("algorithm", self.algorithm, ALGORITHMS)]
         seeds = Seeds(self.random_state)
         rows = self._input(X, reset=True, finite=finite)
         if len(rows) < settings.k:

@@ -164,17 +164,22 @@ class MiniBatchKMeans(ClusterModel):
             self._label(rows, weights)
         return self
 
+    def _settings(self) -> Settings:
+        settings = super()._settings()
+        check.integer("batch_size", self.batch_size, low=1)
+        check.number("reassignment_ratio", self.reassignment_ratio, low=0)
+        if self.max_no_improvement is not None:
+            check.integer("max_no_improvement", self.max_no_improvement, low=0)
+        if self.init_size is not None:
+            check.integer("init_size", self.init_size, low=1)
+        return settings
+
     def _label(self, rows: Rows, weights: np.ndarray | None) -> None:
         labels = np.empty(len(rows), np.int32)
         self.inertia_ = self._assign(rows, weights=weights, labels=labels)
         self.labels_ = labels
 
     def _check_rows(self, rows: Rows, settings: Settings) -> None:
-        """The parameters that only batches have."""
-        check.integer("batch_size", self.batch_size, low=1)
-        check.number("reassignment_ratio", self.reassignment_ratio, low=0)
-        if self.max_no_improvement is not None:
-            check.integer("max_no_improvement", self.max_no_improvement, low=0)
         if len(rows) < settings.k:
             raise ValueError(f"n_samples={len(rows)} should be >= n_clusters={settings.k}.")
 
