@@ -124,6 +124,23 @@ static float dot(const float *x, const float *y, int64_t d) {
     return total;
 }
 
+static float gap(const float *x, const float *y, int64_t d) {
+    vf sum[4] = {{0}, {0}, {0}, {0}};
+    int64_t i = 0;
+    for (; i + 4 * LANES <= d; i += 4 * LANES)
+        for (int u = 0; u < 4; u++) {
+            const vf away = v_load(x + i + u * LANES) - v_load(y + i + u * LANES);
+            sum[u] = v_fma(away, away, sum[u]);
+        }
+    for (; i + LANES <= d; i += LANES) {
+        const vf away = v_load(x + i) - v_load(y + i);
+        sum[0] = v_fma(away, away, sum[0]);
+    }
+    float total = v_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    for (; i < d; i++) total += (x[i] - y[i]) * (x[i] - y[i]);
+    return total;
+}
+
 static void squares(const float *block, int d, float error_root, float *out, float *error) {
     for (int v = 0; v < VECTORS; v++) {
         vf sum = {0};
@@ -266,17 +283,39 @@ static void move(const void *row, bool wide, const double *shift, double weight,
 /* Outward by a few roundings: bounds stay bounds. */
 static const float grow = 1.0f + 0x1p-21f;
 
+/* A lower bound that came down by `drift`. */
+FN_INLINE float lowered(float bound, float drift) {
+    return (bound - drift) - (fabsf(bound) + drift) * (grow - 1);
+}
+
 static int filter(const int32_t *labels, const float *up, const float *down, const float *apart,
                   int count, float *upper, float *lower, int32_t *list) {
     int n = 0;
     for (int i = 0; i < count; i++) {
         const int32_t label = labels[i];
-        const float ub = (upper[i] + up[label]) * grow;
-        const float lb = (lower[i] - down[label]) - (fabsf(lower[i]) + down[label]) * (grow - 1);
+        const float ub = (upper[i] + up[label]) * grow, lb = lowered(lower[i], down[label]);
         upper[i] = ub;
         lower[i] = lb;
         list[n] = i;
         n += !(ub < lb) & !(ub < apart[label]);
+    }
+    return n;
+}
+
+static int filter_rivals(const int32_t *labels, const int32_t *rivals, const float *up,
+                         const float *down, int count, float *upper, float *lower,
+                         float *rival_lower, int32_t *list) {
+    int n = 0;
+    for (int i = 0; i < count; i++) {
+        const int32_t label = labels[i];
+        const float ub = (upper[i] + up[label]) * grow, lb = lowered(lower[i], down[label]);
+        const float rival =
+            rival_lower[i] < INFINITY ? lowered(rival_lower[i], up[rivals[i]]) : INFINITY;
+        upper[i] = ub;
+        lower[i] = lb;
+        rival_lower[i] = rival;
+        list[n] = i;
+        n += !(ub < lb) | !(ub < rival);
     }
     return n;
 }
@@ -332,7 +371,9 @@ const fn_km_kernels FN_LEVELED(kmeans) = {
     .nearest = nearest,
     .below = below,
     .dot = dot,
+    .gap = gap,
     .filter = filter,
+    .filter_rivals = filter_rivals,
     .squares = squares,
     .lowest = lowest,
     .add = add,

@@ -14,21 +14,9 @@
 #include "gemm.h"
 #include "kmeans/km.h"
 
+typedef fn_km_space space;
+
 static const float up = 1.0f + 0x1p-20f; /* covers a handful of roundings */
-
-/* One thread's memory for a tile. */
-typedef struct {
-    float *block, *rows, *products;
-    float best[FN_KM_MOST_BLOCK], second[FN_KM_MOST_BLOCK], limit[FN_KM_MOST_BLOCK];
-    float squares[FN_KM_MOST_BLOCK], rest[FN_KM_MOST_BLOCK];
-    int32_t index[FN_KM_MOST_BLOCK], head[FN_KM_MOST_BLOCK], tail[FN_KM_MOST_BLOCK];
-    fn_km_candidate *found;
-    int32_t *next, *list, *evaluated;
-    float *scores;
-    double *row;
-} space;
-
-enum { MOST_FOUND = 8192 };
 
 static size_t align(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -47,8 +35,8 @@ static size_t lay_out(const fn_km *km, char *memory, space **out) {
     part[0] = floats(&end, block * (size_t)(km->scan.q + 4));
     part[1] = floats(&end, d * (km->mode == FN_KM_MODE_DENSE ? (size_t)km->tile_rows : block));
     part[2] = floats(&end, km->mode == FN_KM_MODE_DENSE ? (size_t)km->tile_rows * k : 1);
-    part[3] = floats(&end, MOST_FOUND * sizeof(fn_km_candidate) / sizeof(float));
-    part[4] = floats(&end, MOST_FOUND);
+    part[3] = floats(&end, FN_KM_MOST_FOUND * sizeof(fn_km_candidate) / sizeof(float));
+    part[4] = floats(&end, FN_KM_MOST_FOUND);
     part[5] = floats(&end, (size_t)km->tile_rows);
     part[6] = floats(&end, k);
     part[7] = floats(&end, k);
@@ -65,7 +53,7 @@ static size_t lay_out(const fn_km *km, char *memory, space **out) {
 
 size_t fn_km_space_bytes(const fn_km *km) { return lay_out(km, NULL, NULL); }
 
-static space *space_of(fn_km *km, int thread) {
+fn_km_space *fn_km_space_of(fn_km *km, int thread) {
     space *s;
     lay_out(km, km->spaces + (size_t)thread * km->space_bytes, &s);
     return s;
@@ -106,6 +94,28 @@ static void set_bounds(job *w, int at, float upper, float lower) {
     w->km->lower[w->first + at] = lower;
 }
 
+/* A true score is the projected one, less the product of what both projections leave out. Once it
+ * has been computed on all columns, that product is known, and changes only by the row's part
+ * outside times what the centre moves outside: `extra` and `rival_extra` hold it less (plus) what
+ * the centre had moved outside until then. */
+static void set_extra(job *w, int at, float extra, float rival_extra) {
+    w->km->extra[w->first + at] = extra;
+    w->km->rival_extra[w->first + at] = rival_extra;
+}
+
+/* The projected score of centre j: `point` is p coordinates. */
+static float projected_score(const fn_km *km, const float *point, int32_t j) {
+    return km->scan.half[j] +
+           km->kernel->dot(point, km->scan.coords + (int64_t)j * km->scan.q, km->p);
+}
+
+/* `lower` holds for all centres but the own one and this one, whose bound is its own. */
+static void set_rival(job *w, int at, int32_t rival, float lower) {
+    if (!w->km->rival) return;
+    w->km->rival[w->first + at] = rival;
+    w->km->rival_lower[w->first + at] = lower;
+}
+
 /* ---- float64 ---- */
 
 /* Decide among `count` centres (all of them: which NULL) on the caller's values; bounds with it. */
@@ -127,6 +137,8 @@ static void decide(job *w, int at, const int32_t *which, int64_t count, float re
     set_label(w, at, (int32_t)best);
     const float lower = (float)sqrt(next) / up;
     set_bounds(w, at, (float)sqrt(least) * up, lower < rest ? lower : rest);
+    set_rival(w, at, (int32_t)best, INFINITY);
+    if (km->rival) set_extra(w, at, INFINITY, -INFINITY);
 }
 
 /* ---- scores on all columns of narrow rows ---- */
@@ -159,18 +171,43 @@ static void score_block(job *w, const int32_t *list, int count) {
 
 /* ---- scores on projections of wide rows ---- */
 
+/* Keep what is known of a point after it was looked at on all columns: its score to `label` is at
+ * most `bound`, to `rival` (unless negative) at least `nearest`. */
+static void remember(job *w, int i, int at, int32_t label, float bound, int32_t rival,
+                     float nearest) {
+    const fn_km *km = w->km;
+    const space *s = w->s;
+    const float *point = km->projected + (w->first + at) * km->projected_ld;
+    const int q = km->scan.q;
+    const float *c = km->scan.coords + (int64_t)label * q;
+    const float model = projected_score(km, point, label);
+    const float drift = s->outside[i] * km->left_drift[label];
+    const float slop = (fabsf(bound) + fabsf(model) + drift) * (up - 1);
+    const float extra = bound - model - s->error[i] * c[q - 1] * up - drift + slop;
+    float other = -INFINITY;
+    if (rival >= 0) {
+        c = km->scan.coords + (int64_t)rival * q;
+        const float there = projected_score(km, point, rival) + km->scan.slack[rival];
+        const float moved = s->outside[i] * km->left_drift[rival];
+        const float less = (fabsf(nearest) + fabsf(there) + moved) * (up - 1);
+        other = nearest - there + s->error[i] * c[q - 1] * up + moved - less;
+    }
+    set_extra(w, at, extra, other);
+}
+
 /* All columns of one point against its own centre `a` and candidates s->evaluated[0..n); `rest`: a
  * lower score bound of all others. */
-static void resolve(job *w, int at, int32_t a, int32_t first, float rest, float squares) {
+static void resolve(job *w, int i, int at, float rest) {
     fn_km *km = w->km;
     space *s = w->s;
-    const float length = sqrtf(squares) * up;
+    const float squares = s->squares[i], length = sqrtf(squares) * up;
+    const int32_t a = s->index[i];
     fn_km_load(km, w->first + at, NULL, 1, s->rows, km->ld, s->row);
     int n = 0, best = 0;
     s->evaluated[n++] = a;
     s->scores[0] = km->scan.half[a] - km->kernel->dot(s->rows, km->rounded + a * km->ld, km->d);
     float bound = s->scores[0] + km->dot_error * (length * km->lengths[a] + km->scan.half[a]);
-    for (int32_t f = first; f >= 0; f = s->next[f]) {
+    for (int32_t f = s->head[i]; f >= 0; f = s->next[f]) {
         const int32_t j = s->found[f].center;
         if (j == a) continue;
         if (!(s->found[f].score <= bound)) {
@@ -188,33 +225,66 @@ static void resolve(job *w, int at, int32_t a, int32_t first, float rest, float 
     }
     w->computed += n;
     int close = 0;
+    int32_t rival = -1;
+    float nearest = INFINITY; /* the rival's lower score bound */
     for (int c = 0; c < n; c++) {
         const int32_t j = s->evaluated[c];
         const float error = km->dot_error * (length * km->lengths[j] + km->scan.half[j]);
         const float low = s->scores[c] - error;
-        if (c == best || low <= bound)
+        if (c == best || low <= bound) {
             s->evaluated[close++] = j;
-        else if (low < rest)
+        } else if (low < nearest) {
+            if (nearest < rest) rest = nearest;
+            nearest = low, rival = j;
+        } else if (low < rest) {
             rest = low;
+        }
     }
-    const float others = lower_bound(km, rest, squares);
     if (close > 1) {
-        decide(w, at, s->evaluated, close, others);
+        if (nearest < rest) rest = nearest;
+        decide(w, at, s->evaluated, close, lower_bound(km, rest, squares));
         return;
     }
-    set_label(w, at, s->evaluated[0]);
-    set_bounds(w, at, upper_bound(km, bound, squares), others);
+    const int32_t label = s->evaluated[0];
+    set_label(w, at, label);
+    set_bounds(w, at, upper_bound(km, bound, squares), lower_bound(km, rest, squares));
+    set_rival(w, at, rival < 0 ? label : rival,
+              rival < 0 ? INFINITY : lower_bound(km, nearest, squares));
+    remember(w, i, at, label, bound, rival, nearest);
 }
 
-/* What the true score to centre a may be at most, from the projection. */
-static float projected_top(const fn_km *km, const float *point, int32_t a, float error) {
+/* What the true score to the own centre may be at most, from the projection. */
+static float projected_top(const job *w, int i, int at) {
+    const fn_km *km = w->km;
+    const space *s = w->s;
+    const int32_t a = s->index[i];
+    const int64_t row = w->first + at;
+    const float *point = km->projected + row * km->projected_ld;
     const float *c = km->scan.coords + (int64_t)a * km->scan.q;
-    const int p = km->p;
-    const float model = km->kernel->dot(point, c, p) + km->scan.half[a];
-    return model + (km->scan.slack[a] - point[p] * c[p] - error * c[p + 1]) * up;
+    float outside = -s->outside[i] * c[km->p];
+    if (!km->first) {
+        const float drift = s->outside[i] * km->left_drift[a];
+        const float known = km->extra[row] + drift + (fabsf(km->extra[row]) + drift) * (up - 1);
+        if (known < outside) outside = known;
+    }
+    const float model = projected_score(km, point, a);
+    const float more = km->scan.slack[a] - s->error[i] * c[km->p + 1];
+    return model + outside + more * up + (fabsf(model) + fabsf(outside)) * (up - 1);
 }
 
-static void link_candidates(space *s, int found, int count) {
+/* What the true score to the rival is at least, once it has been computed. */
+static float rival_bottom(const job *w, int i, int64_t row, int32_t rival) {
+    const fn_km *km = w->km;
+    const space *s = w->s;
+    const float *point = km->projected + row * km->projected_ld;
+    const float *c = km->scan.coords + (int64_t)rival * km->scan.q;
+    const float drift = s->outside[i] * km->left_drift[rival];
+    const float model = projected_score(km, point, rival), extra = km->rival_extra[row];
+    const float slop = (fabsf(model) + fabsf(extra) + drift) * (up - 1);
+    return model + extra - drift + s->error[i] * c[km->p + 1] * up - slop;
+}
+
+void fn_km_link(space *s, int found, int count) {
     for (int i = 0; i < count; i++) s->head[i] = -1;
     for (int f = 0; f < found; f++) {
         const int i = s->found[f].point;
@@ -228,16 +298,25 @@ static void link_candidates(space *s, int found, int count) {
     }
 }
 
-static bool contested(const space *s, int i) {
-    for (int32_t f = s->head[i]; f >= 0; f = s->next[f])
-        if (s->found[f].center != s->index[i]) return true;
+/* Whether another centre may be nearer to point `at` (i of the block) than its own. */
+static bool contested(const job *w, int i, int at) {
+    const space *s = w->s;
+    const int64_t row = w->first + at;
+    const int32_t rival = w->km->first ? -1 : w->km->rival[row];
+    for (int32_t f = s->head[i]; f >= 0; f = s->next[f]) {
+        const int32_t j = s->found[f].center;
+        if (j == s->index[i]) continue;
+        if (j != rival) return true;
+        if (s->own[i] < w->km->rival_lower[row]) continue;
+        if (!(s->limit[i] < rival_bottom(w, i, row, rival))) return true;
+    }
     return false;
 }
 
 /* Ask for the row of the next contested point from `i` on: it lies far from the last one. */
 static void prefetch_contested(const job *w, const int32_t *list, int count, int i) {
     const fn_km_data *data = &w->km->data;
-    while (i < count && !contested(w->s, i)) i++;
+    while (i < count && !w->s->contested[i]) i++;
     if (i >= count || data->indptr) return;
     const char *row =
         (const char *)data->values + (w->first + (list ? list[i] : i)) * data->row_bytes;
@@ -255,23 +334,29 @@ static void project_block(job *w, const int32_t *list, int count) {
     float *error = s->block + (size_t)(p + 1) * block;
     for (int i = 0; i < block; i++) {
         s->squares[i] = error[i];
-        error[i] = sqrtf(error[i]) * km->error_root * up;
+        s->outside[i] = error[i - block];
+        s->error[i] = error[i] = sqrtf(error[i]) * km->error_root * up;
     }
     if (km->first) kernel->nearest(&km->scan, s->block, s->best, s->second, s->index);
     for (int i = 0; i < block; i++) {
         const int at = i < count ? (list ? list[i] : i) : (list ? list[0] : 0);
         if (!km->first) s->index[i] = km->labels[w->first + at];
-        s->limit[i] = projected_top(km, points + at * km->projected_ld, s->index[i], error[i]);
+        s->limit[i] = projected_top(w, i, at);
         const float upper = km->upper[w->first + at];
         const float drifted = (0.5f * upper * upper - 0.5f * s->squares[i]) +
                               (upper * upper + s->squares[i]) * km->square_error;
         if (!km->first && drifted < s->limit[i]) s->limit[i] = drifted;
         if (!(s->squares[i] < FN_KM_LARGE)) s->limit[i] = -INFINITY;
         if (i >= count) s->limit[i] = -INFINITY;
+        s->own[i] = upper_bound(km, s->limit[i], s->squares[i]);
+        if (!km->first && upper < s->own[i]) s->own[i] = upper;
     }
-    const int found = kernel->below(&km->scan, s->block, s->limit, s->rest, s->found, MOST_FOUND);
-    if (found >= 0) link_candidates(s, found, count);
-    prefetch_contested(w, list, found < 0 ? 0 : count, 0);
+    const int found =
+        kernel->below(&km->scan, s->block, s->limit, s->rest, s->found, FN_KM_MOST_FOUND);
+    if (found >= 0) fn_km_link(s, found, count);
+    for (int i = 0; i < count; i++)
+        s->contested[i] = found >= 0 && contested(w, i, list ? list[i] : i);
+    prefetch_contested(w, list, count, 0);
     for (int i = 0; i < count; i++) {
         const int at = list ? list[i] : i;
         const int32_t a = s->index[i];
@@ -279,14 +364,16 @@ static void project_block(job *w, const int32_t *list, int count) {
             decide(w, at, NULL, km->k, INFINITY);
             continue;
         }
-        if (contested(s, i)) {
+        if (s->contested[i]) {
             prefetch_contested(w, list, count, i + 1);
-            resolve(w, at, a, s->head[i], s->rest[i], s->squares[i]);
+            resolve(w, i, at, s->rest[i]);
             continue;
         }
         set_label(w, at, a);
-        set_bounds(w, at, upper_bound(km, s->limit[i], s->squares[i]),
-                   lower_bound(km, s->rest[i], s->squares[i]));
+        set_bounds(w, at, s->own[i], lower_bound(km, s->rest[i], s->squares[i]));
+        if (!km->first) continue;
+        set_rival(w, at, a, INFINITY);
+        set_extra(w, at, INFINITY, -INFINITY);
     }
 }
 
@@ -338,11 +425,15 @@ static void multiply_rows(job *w, const int32_t *list, int count) {
 void fn_km_assign_tile(fn_km *km, int tile, int thread) {
     const int64_t first = km->cursor + (int64_t)tile * km->tile_rows;
     const int count = (int)(km->n - first < km->tile_rows ? km->n - first : km->tile_rows);
-    space *s = space_of(km, thread);
+    space *s = fn_km_space_of(km, thread);
     job w = {.km = km, .s = s, .first = first, .moves = km->moves + (int64_t)tile * km->tile_rows};
     int left = count;
     const bool filter = km->bounds && !km->first;
-    if (filter)
+    if (filter && km->rival)
+        left = km->kernel->filter_rivals(km->labels + first, km->rival + first, km->drift,
+                                         km->drift_others, count, km->upper + first,
+                                         km->lower + first, km->rival_lower + first, s->list);
+    else if (filter)
         left = km->kernel->filter(km->labels + first, km->drift, km->drift_others, km->apart, count,
                                   km->upper + first, km->lower + first, s->list);
     else

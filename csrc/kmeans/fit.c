@@ -72,8 +72,15 @@ static bool allocate_scan(fn_km *km) {
     ok = ok && (km->drift = fn_km_alloc(km, k * one));
     ok = ok && (km->drift_others = fn_km_alloc(km, k * one));
     ok = ok && (km->apart = fn_km_alloc(km, k * one));
+    ok = ok && (km->left_drift = fn_km_alloc(km, k * one));
     ok = ok && (km->upper = fn_km_alloc(km, n * one));
     ok = ok && (km->lower = fn_km_alloc(km, n * one));
+    if (km->mode == FN_KM_MODE_PROJECTED) {
+        ok = ok && (km->rival = fn_km_alloc(km, n * sizeof *km->rival));
+        ok = ok && (km->rival_lower = fn_km_alloc(km, n * one));
+        ok = ok && (km->extra = fn_km_alloc(km, n * one));
+        ok = ok && (km->rival_extra = fn_km_alloc(km, n * one));
+    }
     km->space_bytes = larger(fn_km_space_bytes(km), fn_km_prepare_bytes(km));
     km->space_bytes = larger(km->space_bytes, 64 * (size_t)km->ld * one);
     ok = ok && (km->spaces = fn_km_alloc(km, (size_t)km->most_threads * km->space_bytes));
@@ -131,10 +138,15 @@ fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, s
 
 void fn_km_free(fn_km *km) {
     if (!km) return;
-    void *all[] = {km->mean,    km->shift,         km->centers, km->previous,
-                   km->sums,    km->sums_low,      km->weights, km->weights_low,
-                   km->members, km->fixed,         km->labels,  km->moves,
-                   km->n_moves, km->tile_computed, km->scratch, km->moved};
+    void *all[] = {km->mean,         km->shift,     km->shift32,       km->centers,
+                   km->previous,     km->sums,      km->sums_low,      km->weights,
+                   km->weights_low,  km->members,   km->fixed,         km->labels,
+                   km->moves,        km->n_moves,   km->tile_computed, km->scratch,
+                   km->moved,        km->rounded,   km->lengths,       km->scan.coords,
+                   km->scan.packed,  km->scan.half, km->scan.slack,    km->drift,
+                   km->drift_others, km->apart,     km->left_drift,    km->upper,
+                   km->lower,        km->rival,     km->rival_lower,   km->extra,
+                   km->rival_extra,  km->basis,     km->projected,     km->spaces};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     fn_km_rows_end(&km->rows);
     fn_free(km);
@@ -168,6 +180,8 @@ void fn_km_start(fn_km *km, const double *centers, const uint8_t *fixed) {
     for (int64_t i = 0; i < km->n; i++) km->labels[i] = -1;
     km->cursor = 0;
     km->first = true;
+    memset(km->left_drift, 0, k * sizeof(float));
+    memcpy(km->previous, km->centers, kd);
     km->converged = false;
     km->record = (fn_km_record){0};
     memset(km->moved, 0, fn_km_moved_count(km) * sizeof(double));

@@ -61,10 +61,16 @@ typedef struct fn_km_kernels {
     /* Sums over columns of x * y, in 4 vectors: the rounding error is at most (d / (4 lanes) + 10)
      * units of |x| |y|. */
     float (*dot)(const float *x, const float *y, int64_t d);
-    /* Columns of one point whose bounds moved: ub += up[label], lb -= down[label]; rows that may
-     * have another nearest centre go to list. Returns their number. */
+    /* Sum over columns of (x - y)^2. */
+    float (*gap)(const float *x, const float *y, int64_t d);
+    /* Bounds of `count` points follow the centres: upper += up[label], lower -= down[label], and
+     * rival_lower -= up[rival] where there are rivals. Points that may have another nearest centre
+     * go to list. Returns their number. */
     int (*filter)(const int32_t *labels, const float *up, const float *down, const float *apart,
                   int count, float *upper, float *lower, int32_t *list);
+    int (*filter_rivals)(const int32_t *labels, const int32_t *rivals, const float *up,
+                         const float *down, int count, float *upper, float *lower,
+                         float *rival_lower, int32_t *list);
 } fn_km_kernels;
 
 #endif

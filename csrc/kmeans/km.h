@@ -60,7 +60,12 @@ struct fn_km {
     int64_t ld;                         /* floats from row to row of rounded rows and centres */
     float *shift32, *rounded, *lengths; /* (d); (k, ld) centres less the shift; (k) */
     fn_km_scan scan;
-    float *upper, *lower;                /* (n): distance to the own centre, to every other */
+    float *upper, *lower; /* (n): distance to the own centre, to every other */
+    int32_t *rival;       /* (n): a centre that `lower` leaves out, or the own one */
+    float *extra;         /* (n): true less projected score of the own centre, at most, and ... */
+    float *rival_extra;   /* (n): of the rival, at least; both before left_drift: see assign.c */
+    float *left_drift;    /* (k): how far the centre has moved outside of the projection so far */
+    float *rival_lower;   /* (n): distance to the rival; both NULL unless projected */
     float *drift, *drift_others, *apart; /* (k) */
     float error_root, half_error, dot_error, square_error;
     int p;
@@ -75,6 +80,23 @@ struct fn_km {
     size_t scratch_stride;
     size_t bytes;
 };
+
+/* One thread's memory for a tile. */
+typedef struct {
+    float *block, *rows, *products;
+    float best[FN_KM_MOST_BLOCK], second[FN_KM_MOST_BLOCK], limit[FN_KM_MOST_BLOCK];
+    float squares[FN_KM_MOST_BLOCK], rest[FN_KM_MOST_BLOCK];
+    float outside[FN_KM_MOST_BLOCK], error[FN_KM_MOST_BLOCK];
+    bool contested[FN_KM_MOST_BLOCK];
+    float own[FN_KM_MOST_BLOCK]; /* distance to the own centre, at most */
+    int32_t index[FN_KM_MOST_BLOCK], head[FN_KM_MOST_BLOCK], tail[FN_KM_MOST_BLOCK];
+    fn_km_candidate *found;
+    int32_t *next, *list, *evaluated;
+    float *scores;
+    double *row;
+} fn_km_space;
+
+enum { FN_KM_MOST_FOUND = 8192 }; /* candidates of a block */
 
 void *fn_km_alloc(fn_km *km, size_t bytes);
 int fn_km_threads(const fn_km *km, double ns, int phases);
@@ -95,11 +117,19 @@ void fn_km_load(const fn_km *km, int64_t first, const int32_t *list, int count, 
 /* prepare.c, project.c, assign.c */
 void fn_km_errors(fn_km *km);
 void fn_km_prepare(fn_km *km);
+void fn_km_project_centers(const fn_km *km, const float *rounded, const float *lengths,
+                           int64_t count, float *coords, float *room);
+void fn_km_pack(fn_km_scan *scan, int64_t first, int64_t end);
+double fn_km_part_error(int64_t d);
 size_t fn_km_prepare_bytes(const fn_km *km);
 bool fn_km_find_basis(fn_km *km, int p, double most_outside);
 void fn_km_project_rows(fn_km *km, int64_t first, int count, const float *rows,
                         const double *squares);
 size_t fn_km_space_bytes(const fn_km *km);
+fn_km_space *fn_km_space_of(fn_km *km, int thread);
+void fn_km_link(fn_km_space *s, int found, int count);
+void fn_km_project_points(const fn_km *km, const float *rows, int64_t ld, int64_t count, float *out,
+                          int64_t out_ld);
 void fn_km_assign_tile(fn_km *km, int tile, int thread);
 
 /* sums.c */

@@ -21,7 +21,7 @@ void fn_km_errors(fn_km *km) {
     const double d = (double)km->d, p = km->p;
     double scores = d + 16;
     if (km->mode == FN_KM_MODE_PROJECTED)
-        scores = 2 * sqrt(p) * (d + 4) + p + 32 + km->basis_error / unit;
+        scores = 2 * sqrt(p) * fn_km_part_error(km->d) + p + 32 + km->basis_error / unit;
     km->error_root = (float)sqrt(scores * unit * 1.1) * up;
     km->half_error = (float)((km->mode == FN_KM_MODE_PROJECTED ? p + 16 : d + 16) * unit * 1.1);
     km->dot_error = (float)((d / 16 + 24) * unit * 1.1) + km->half_error;
@@ -38,27 +38,58 @@ static int prepare_next(void *context) {
     return p->pass++ ? -1 : p->tiles;
 }
 
-/* The projection of centres [j, end) and what it leaves out, as negative coordinates. */
-static void project_centers(fn_km *km, int64_t j, int64_t end, float *room) {
-    const int p = km->p, q = km->scan.q;
-    const int64_t rows = end - j;
-    float *inside = room, *back = room + CENTERS * p;
-    fn_sgemm(false, false, rows, p, km->d, km->rounded + j * km->ld, km->ld, km->basis, p, 0,
-             inside, p);
-    fn_sgemm(false, true, rows, km->d, p, inside, p, km->basis, p, 0, back, km->d);
-    for (int64_t r = 0; r < rows; r++) {
-        float *coords = km->scan.coords + (j + r) * q;
+/* Projections of `count` points (rounded, ld) less the shift, and what they leave out, as negative
+ * coordinates (count, p + 2). Room: count * (p + d) floats. */
+void fn_km_project_centers(const fn_km *km, const float *rounded, const float *lengths,
+                           int64_t count, float *coords, float *room) {
+    const int p = km->p, q = p + 2;
+    float *inside = room, *back = room + count * p;
+    fn_km_project_points(km, rounded, km->ld, count, inside, p);
+    fn_sgemm(false, true, count, km->d, p, inside, p, km->basis, p, 0, back, km->d);
+    for (int64_t r = 0; r < count; r++, coords += q) {
         for (int l = 0; l < p; l++) coords[l] = -inside[r * p + l];
         double left = 0;
         for (int64_t c = 0; c < km->d; c++) {
-            const double gap =
-                (double)km->rounded[(j + r) * km->ld + c] - (double)back[r * km->d + c];
+            const double gap = (double)rounded[r * km->ld + c] - (double)back[r * km->d + c];
             left += gap * gap;
         }
-        const double slop = (p + 8) * unit * 1.1 * sqrt((double)p) * (double)km->lengths[j + r];
+        const double slop = (p + 8) * unit * 1.1 * sqrt((double)p) * (double)lengths[r];
         coords[p] = -(float)(sqrt(left) + slop) * up;
-        coords[p + 1] = -km->lengths[j + r] * km->error_root * up;
+        coords[p + 1] = -lengths[r] * km->error_root * up;
     }
+}
+
+/* Add how far centres [first, end) moved outside of the projection; `room` as above, and more. */
+static void add_left_drift(fn_km *km, int64_t first, int64_t end, float *room) {
+    const int64_t d = km->d, count = end - first;
+    const int p = km->p;
+    float *inside = room, *back = inside + CENTERS * p, *moved = back + CENTERS * d;
+    for (int64_t j = 0; j < count; j++)
+        for (int64_t c = 0; c < d; c++)
+            moved[j * d + c] =
+                (float)(km->centers[(first + j) * d + c] - km->previous[(first + j) * d + c]);
+    fn_km_project_points(km, moved, d, count, inside, p);
+    fn_sgemm(false, true, count, d, p, inside, p, km->basis, p, 0, back, d);
+    for (int64_t j = 0; j < count; j++) {
+        double left = 0;
+        for (int64_t c = 0; c < d; c++) {
+            const double gap = (double)moved[j * d + c] - (double)back[j * d + c];
+            left += gap * gap;
+        }
+        const double slop = (p + 8) * unit * 1.1 * sqrt((double)p) * (double)km->drift[first + j];
+        const double sum = (double)km->left_drift[first + j] + sqrt(left) + slop;
+        km->left_drift[first + j] =
+            km->drift[first + j] > 0 ? (float)sum * up : km->left_drift[first + j];
+    }
+}
+
+/* Columns of the same coordinate together, FN_KM_GROUP centres at a time. */
+void fn_km_pack(fn_km_scan *scan, int64_t first, int64_t end) {
+    const int q = scan->q;
+    for (int64_t j = first; j < end; j++)
+        for (int l = 0; l < q; l++)
+            scan->packed[(j / FN_KM_GROUP * q + l) * FN_KM_GROUP + j % FN_KM_GROUP] =
+                scan->coords[j * q + l];
 }
 
 static void prepare_run(void *context, int tile, int thread) {
@@ -85,17 +116,16 @@ static void prepare_run(void *context, int tile, int thread) {
         } else if (km->mode == FN_KM_MODE_DENSE) {
             km->scan.coords[j] = km->lengths[j] * km->error_root * km->error_root * up;
         }
-        const double moved =
-            sqrt(fn_km_distance(center, km->previous + j * d, d)); /* of no use at the start */
+        const double moved = sqrt(fn_km_distance(center, km->previous + j * d, d));
         km->drift[j] = (float)moved * up;
     }
-    if (km->mode == FN_KM_MODE_PROJECTED)
-        project_centers(km, first, end, (float *)(km->spaces + (size_t)thread * km->space_bytes));
-    const int q = km->scan.q;
-    for (int64_t j = first; j < end && km->mode != FN_KM_MODE_DENSE; j++)
-        for (int l = 0; l < q; l++)
-            km->scan.packed[(j / FN_KM_GROUP * q + l) * FN_KM_GROUP + j % FN_KM_GROUP] =
-                km->scan.coords[j * q + l];
+    float *room = (float *)(km->spaces + (size_t)thread * km->space_bytes);
+    if (km->mode == FN_KM_MODE_PROJECTED) {
+        fn_km_project_centers(km, km->rounded + first * km->ld, km->lengths + first, end - first,
+                              km->scan.coords + first * km->scan.q, room);
+        add_left_drift(km, first, end, room);
+    }
+    if (km->mode != FN_KM_MODE_DENSE) fn_km_pack(&km->scan, first, end);
 }
 
 /* The farthest that any other centre moved. */
@@ -129,7 +159,7 @@ static void measure_apart(fn_km *km) {
 }
 
 size_t fn_km_prepare_bytes(const fn_km *km) {
-    return (size_t)CENTERS * (size_t)(km->p + km->d) * sizeof(float);
+    return (size_t)CENTERS * (size_t)(km->p + 2 * km->d) * sizeof(float);
 }
 
 void fn_km_prepare(fn_km *km) {

@@ -105,6 +105,22 @@ bool fn_km_find_basis(fn_km *km, int p, double most_outside) {
     return false;
 }
 
+/* Sums of at most so many products are added to each other: their rounding error is bounded by the
+ * number of products in one and the number of sums. */
+enum { PART = 112 };
+
+double fn_km_part_error(int64_t d) {
+    return (double)(d < PART ? d : PART) + (double)((d + PART - 1) / PART) + 2;
+}
+
+/* out (count, p) = rows (count, d) @ basis, in parts. */
+void fn_km_project_points(const fn_km *km, const float *rows, int64_t ld, int64_t count, float *out,
+                          int64_t out_ld) {
+    for (int64_t c = 0; c < km->d; c += PART)
+        fn_sgemm(false, false, count, km->p, km->d - c < PART ? km->d - c : PART, rows + c, ld,
+                 km->basis + c * km->p, km->p, c ? 1 : 0, out, out_ld);
+}
+
 /* Rows [first, first + count) to km->projected: coordinates, what they leave out, |x|^2. */
 void fn_km_project_rows(fn_km *km, int64_t first, int count, const float *rows,
                         const double *squares) {
@@ -112,8 +128,8 @@ void fn_km_project_rows(fn_km *km, int64_t first, int count, const float *rows,
     const int64_t ld = km->projected_ld;
     float *out = km->projected + first * ld;
     const double slop =
-        4 * (km->basis_error + (sqrt((double)p) * (double)(km->d + 4) + p) * 0x1p-24);
-    fn_sgemm(false, false, count, p, km->d, rows, km->ld, km->basis, p, 0, out, ld);
+        4 * (km->basis_error + (sqrt((double)p) * fn_km_part_error(km->d) + p) * 0x1p-24);
+    fn_km_project_points(km, rows, km->ld, count, out, ld);
     for (int i = 0; i < count; i++) {
         float *point = out + i * ld;
         double left = squares[i];

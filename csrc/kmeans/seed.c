@@ -9,12 +9,16 @@ enum { SEED_TILE = 512, MOST_TRIALS = 64 };
 
 typedef struct {
     fn_km *km;
-    double *closest;   /* (n) w * squared distance to the nearest chosen row */
-    double *potential; /* (tiles, trials) */
-    double *tile_sum;  /* (tiles) of closest */
-    double *candidate; /* (trials, d) */
-    int64_t *picked;   /* (trials) rows */
-    int trials, tiles, apply, pass;
+    float *closest;    /* (n) squared distance to the nearest chosen row: the fit's `upper` */
+    double *potential; /* (tiles, trials) of w * closest, were the candidate chosen */
+    double *tile_sum;  /* (tiles) of w * closest */
+    float *rows;       /* (trials, ld): candidates less the shift */
+    float *lengths, *coords, *packed, *half, *room;
+    double *row;
+    fn_km_scan scan; /* the candidates, where rows are projected */
+    int64_t *picked; /* (trials) rows */
+    int trials, tiles, pass;
+    bool apply; /* the one candidate is chosen: note its distances */
     uint64_t seed, drawn;
 } seeding;
 
@@ -30,42 +34,105 @@ static int seed_next(void *context) {
     return s->pass++ ? -1 : s->tiles;
 }
 
-/* Potentials of all candidates over a tile, or (apply >= 0) the new `closest` for one of them. */
+/* Squared distances of a loaded row to candidates, unless they cannot be below `least`. */
+static void measure(const seeding *s, const float *row, int t, float *to) {
+    const float gap = s->km->kernel->gap(row, s->rows + t * s->km->ld, s->km->d);
+    if (gap < to[t]) to[t] = gap;
+}
+
+/* The candidates that could be nearer to points of a block than `closest`, from projections. */
+static bool prune(const seeding *s, fn_km_space *space, int64_t first, int count) {
+    const fn_km *km = s->km;
+    const int block = km->kernel->block, p = km->p;
+    const float *points = km->projected + first * km->projected_ld;
+    km->kernel->transpose(points, km->projected_ld, NULL, count, p + 2, space->block);
+    float *error = space->block + (size_t)(p + 1) * block;
+    for (int i = 0; i < block; i++) {
+        const float squares = error[i], near = s->closest[first + (i < count ? i : 0)];
+        error[i] = sqrtf(squares) * km->error_root * (1 + 0x1p-20f);
+        space->limit[i] = 0.5f * (near - squares) + (near + squares) * km->square_error;
+        if (i >= count) space->limit[i] = -INFINITY;
+        if (!(squares < FN_KM_LARGE)) return false;
+    }
+    const int found = km->kernel->below(&s->scan, space->block, space->limit, space->rest,
+                                        space->found, FN_KM_MOST_FOUND);
+    if (found >= 0) fn_km_link(space, found, count);
+    return found >= 0;
+}
+
+/* A block of rows: closest if the candidate is chosen, else what the potentials would be. */
+static void seed_block(seeding *s, fn_km_space *space, int64_t first, int count, double *potential,
+                       double *sum) {
+    fn_km *km = s->km;
+    const bool pruned = km->mode == FN_KM_MODE_PROJECTED && prune(s, space, first, count);
+    for (int i = 0; i < count; i++) {
+        const double weight = fn_km_weight(&km->data, first + i);
+        const float before = s->closest[first + i];
+        float least[MOST_TRIALS];
+        for (int t = 0; t < s->trials; t++) least[t] = before;
+        if (!pruned || space->head[i] >= 0)
+            fn_km_load(km, first + i, NULL, 1, space->rows, km->ld, space->row);
+        if (pruned)
+            for (int32_t f = space->head[i]; f >= 0; f = space->next[f])
+                measure(s, space->rows, space->found[f].center, least);
+        else
+            for (int t = 0; t < s->trials; t++) measure(s, space->rows, t, least);
+        for (int t = 0; t < s->trials; t++) potential[t] += weight * (double)least[t];
+        if (!s->apply) continue;
+        s->closest[first + i] = least[0];
+        *sum += weight * (double)least[0];
+    }
+}
+
 static void seed_run(void *context, int tile, int thread) {
     seeding *s = context;
     fn_km *km = s->km;
-    double *row = km->scratch + (size_t)thread * km->scratch_stride, sum = 0;
-    double potential[MOST_TRIALS] = {0};
+    fn_km_space *space = fn_km_space_of(km, thread);
+    double potential[MOST_TRIALS] = {0}, sum = 0;
     fn_thread_report(thread);
     const int64_t first = (int64_t)tile * SEED_TILE;
     const int64_t end = first + SEED_TILE < km->n ? first + SEED_TILE : km->n;
-    for (int64_t i = first; i < end; i++) {
-        fn_km_row(&km->rows, i, row);
-        const double weight = fn_km_weight(&km->data, i);
-        const int from = s->apply < 0 ? 0 : s->apply, to = s->apply < 0 ? s->trials : s->apply + 1;
-        for (int t = from; t < to; t++) {
-            const double there = weight * fn_km_distance(row, s->candidate + t * km->d, km->d);
-            const double least = there < s->closest[i] ? there : s->closest[i];
-            potential[t] += least;
-            if (s->apply >= 0) s->closest[i] = least;
-        }
-        sum += s->closest[i];
-    }
-    if (s->apply >= 0)
+    const int block = km->kernel->block;
+    for (int64_t i = first; i < end; i += block)
+        seed_block(s, space, i, (int)(end - i < block ? end - i : block), potential, &sum);
+    if (s->apply)
         s->tile_sum[tile] = sum;
     else
         memcpy(s->potential + (size_t)tile * s->trials, potential, s->trials * sizeof *potential);
 }
 
-static void sweep(seeding *s, int apply) {
-    s->apply = apply;
-    s->pass = 0;
-    const fn_km *km = s->km;
-    const double ns = (double)(km->n * km->d) * (apply < 0 ? s->trials : 1);
-    fn_parallel_run(fn_km_threads(km, ns, 1), &(fn_work_list){seed_next, seed_run, s, 1e6});
+/* Candidates [0, s->trials) as kernels read them. */
+static void prepare(seeding *s) {
+    fn_km *km = s->km;
+    for (int t = 0; t < s->trials; t++) {
+        fn_km_load(km, s->picked[t], NULL, 1, s->rows + t * km->ld, km->ld, s->row);
+        const float *row = s->rows + t * km->ld, squares = km->kernel->dot(row, row, km->d);
+        s->lengths[t] = sqrtf(squares) * (1 + 8 * km->square_error);
+        s->half[t] = 0.5f * squares * (1 - km->square_error - km->half_error) - 1e-36f;
+    }
+    if (km->mode != FN_KM_MODE_PROJECTED) return;
+    s->scan = (fn_km_scan){km->p + 2, s->trials, 0, s->coords, s->packed, s->half, NULL};
+    s->scan.k_padded = (s->trials + FN_KM_GROUP - 1) / FN_KM_GROUP * FN_KM_GROUP;
+    for (int64_t t = s->trials; t < s->scan.k_padded; t++) s->half[t] = INFINITY;
+    fn_km_project_centers(km, s->rows, s->lengths, s->trials, s->coords, s->room);
+    fn_km_pack(&s->scan, 0, s->trials);
 }
 
-/* The row at which the running sum of `closest` passes `target`. */
+static void sweep(seeding *s, bool apply) {
+    const fn_km *km = s->km;
+    s->apply = apply;
+    s->pass = 0;
+    prepare(s);
+    const double each = km->mode == FN_KM_MODE_PROJECTED ? km->p : (double)km->d;
+    fn_parallel_run(fn_km_threads(km, (double)km->n * each * 0.2 * s->trials, 1),
+                    &(fn_work_list){seed_next, seed_run, s, 1e6});
+}
+
+static double mass(const seeding *s, int64_t i) {
+    return fn_km_weight(&s->km->data, i) * (double)s->closest[i];
+}
+
+/* The row at which the running sum of w * closest passes `target`. */
 static int64_t find(const seeding *s, double target) {
     int tile = 0;
     while (tile < s->tiles - 1 && target >= s->tile_sum[tile]) target -= s->tile_sum[tile++];
@@ -73,23 +140,21 @@ static int64_t find(const seeding *s, double target) {
     const int64_t end = first + SEED_TILE < n ? first + SEED_TILE : n;
     int64_t last = -1;
     for (int64_t i = first; i < end; i++) {
-        if (s->closest[i] > 0) last = i;
-        if (target < s->closest[i]) return i;
-        target -= s->closest[i];
+        if (mass(s, i) > 0) last = i;
+        if (target < mass(s, i)) return i;
+        target -= mass(s, i);
     }
-    return last >= 0 ? last : end - 1;
+    return last;
 }
 
-static void pick(seeding *s, int t, int64_t row) {
-    s->picked[t] = row;
-    fn_km_row(&s->km->rows, row, s->candidate + (int64_t)t * s->km->d);
-}
-
+/* Candidate `t` becomes centre j. */
 static void take(seeding *s, int64_t j, int t, int64_t *indices) {
-    indices[j] = s->picked[t];
-    memcpy(s->km->centers + j * s->km->d, s->candidate + (int64_t)t * s->km->d,
-           (size_t)s->km->d * sizeof(double));
-    sweep(s, t);
+    const int trials = s->trials;
+    indices[j] = s->picked[0] = s->picked[t];
+    fn_km_row(&s->km->rows, indices[j], s->km->centers + j * s->km->d);
+    s->trials = 1;
+    sweep(s, true);
+    s->trials = trials;
 }
 
 /* A row drawn by weight alone. */
@@ -108,26 +173,32 @@ static int64_t draw_weighted(seeding *s) {
     return last;
 }
 
+/* The candidate that would leave the lowest potential. */
+static int best_candidate(const seeding *s) {
+    int best = 0;
+    double least = INFINITY;
+    for (int t = 0; t < s->trials; t++) {
+        double potential = 0;
+        for (int b = 0; b < s->tiles; b++) potential += s->potential[(size_t)b * s->trials + t];
+        if (potential < least) least = potential, best = t;
+    }
+    return best;
+}
+
 static void plus_plus(seeding *s, int64_t *indices) {
     const int64_t k = s->km->k;
     for (int64_t i = 0; i < s->km->n; i++) s->closest[i] = INFINITY;
-    for (int64_t i = 0; i < s->km->n; i++)
-        if (fn_km_weight(&s->km->data, i) == 0) s->closest[i] = 0;
-    pick(s, 0, draw_weighted(s));
+    s->picked[0] = draw_weighted(s);
     take(s, 0, 0, indices);
     for (int64_t j = 1; j < k; j++) {
         double total = 0;
         for (int t = 0; t < s->tiles; t++) total += s->tile_sum[t];
-        for (int t = 0; t < s->trials; t++) pick(s, t, find(s, uniform(s) * total));
-        sweep(s, -1);
-        int best = 0;
-        double least = INFINITY;
         for (int t = 0; t < s->trials; t++) {
-            double potential = 0;
-            for (int b = 0; b < s->tiles; b++) potential += s->potential[(size_t)b * s->trials + t];
-            if (potential < least) least = potential, best = t;
+            const int64_t row = total > 0 ? find(s, uniform(s) * total) : -1;
+            s->picked[t] = row < 0 ? draw_weighted(s) : row; /* all rows are chosen already */
         }
-        take(s, j, best, indices);
+        sweep(s, false);
+        take(s, j, best_candidate(s), indices);
     }
 }
 
@@ -154,18 +225,24 @@ fn_status fn_km_seed(fn_km *km, fn_km_seeding method, uint64_t seed, int trials,
     s.trials = trials > 0 ? trials : 2 + (int)log((double)km->k);
     if (s.trials > MOST_TRIALS) s.trials = MOST_TRIALS;
     s.tiles = (int)((km->n + SEED_TILE - 1) / SEED_TILE);
-    const size_t tiles = (size_t)s.tiles, many = (size_t)s.trials;
-    s.closest = fn_alloc((size_t)km->n * sizeof(double));
+    const size_t tiles = (size_t)s.tiles, many = (size_t)s.trials, one = sizeof(float);
+    const size_t q = (size_t)km->p + 2, padded = many + FN_KM_GROUP;
+    s.closest = km->upper;
     s.potential = fn_alloc(tiles * many * sizeof(double));
     s.tile_sum = fn_alloc(tiles * sizeof(double));
-    s.candidate = fn_alloc(many * (size_t)km->d * sizeof(double));
+    s.rows = fn_alloc(many * (size_t)km->ld * one);
     s.picked = fn_alloc(many * sizeof(int64_t));
-    const bool ok = s.closest && s.potential && s.tile_sum && s.candidate && s.picked;
+    s.lengths = fn_alloc(many * one);
+    s.coords = fn_alloc(many * q * one);
+    s.packed = fn_alloc(padded * q * one);
+    s.half = fn_alloc(padded * one);
+    s.room = fn_alloc(many * (q + (size_t)km->d) * one);
+    s.row = fn_alloc((size_t)km->d * sizeof(double));
+    void *all[] = {s.potential, s.tile_sum, s.rows, s.picked, s.lengths,
+                   s.coords,    s.packed,   s.half, s.room,   s.row};
+    bool ok = true;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) ok = ok && all[i];
     if (ok) plus_plus(&s, indices);
-    fn_free(s.closest);
-    fn_free(s.potential);
-    fn_free(s.tile_sum);
-    fn_free(s.candidate);
-    fn_free(s.picked);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     return ok ? FN_OK : FN_ENOMEM;
 }
