@@ -137,7 +137,7 @@ class Lowering:
             source, scale, offset = self._open.pop(x)
             self.read(x, source, scale=scale, offset=offset)
 
-    def read(self, x: int, source: int, **attributes: float) -> None:
+    def read(self, x: int, source: int, **attributes: Any) -> None:
         """The rows of a source become x: mixed in pairs where that was asked for."""
         self.plan.op("input", [], [x], source=source, mixup=self.request.mixup, **attributes)
 

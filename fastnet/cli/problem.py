@@ -163,7 +163,11 @@ def _convolutions(arch: str, shape: tuple[int, ...], dropout: float) -> list[Any
     if side < 4:
         raise UsageError(f"--arch {arch} wants images of at least 4 x 4, got {shape[:2]}")
     chain: list[Any] = [layers.Reshape((*shape, 1))] if len(shape) == 2 else []
-    conv = {"padding": "same", "activation": "relu", "kernel_initializer": "he_normal"}
+    conv: dict[str, Any] = {
+        "padding": "same",
+        "activation": "relu",
+        "kernel_initializer": "he_normal",
+    }
     if arch == "lenet":
         for filters in (8, 16):
             chain += [layers.Conv2D(filters, 5, **conv), layers.MaxPool2D(2)]
