@@ -88,8 +88,8 @@ def plot(clean, noisy, restored, out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, metavar="N", help="default: 5; small digits: 60")
-    parser.add_argument("--rows", type=int, default=20_000, metavar="N", help="learn from so many")
+    parser.add_argument("--epochs", type=int, metavar="N", help="default: 3; small digits: 40")
+    parser.add_argument("--rows", type=int, default=10_000, metavar="N", help="learn from so many")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument("--download", action="store_true", help="fetch MNIST if it is not here")
     parser.add_argument("--out", default="denoise.png", metavar="FILE", help="default: denoise.png")
@@ -97,7 +97,7 @@ def main():
 
     x, x_test, what = load(args.download)
     x = x[: args.rows]
-    epochs = args.epochs or (5 if len(x) > 5000 else 60)
+    epochs = args.epochs or (3 if len(x) > 5000 else 40)
     print(f"{what}: {len(x)} images to learn from, {epochs} epochs")
     net = autoencoder(x.shape[1:], args.seed)
     net.summary()
