@@ -101,7 +101,8 @@ static void weights_panel(int width, const conv_map *m, bool first, int rows, co
 static void weights_picture(const conv_map *m, bool first, const float *x, const float *dy,
                             float *g) {
     const int64_t depth = conv_depth(m);
-    const int block = (GRADIENT_PIXELS + m->cols - 1) / m->cols;
+    const int many = (BLOCK_PIXELS + m->cols - 1) / m->cols, fits = (int)(BLOCK_FLOATS / m->x_row);
+    const int block = many > fits ? many : fits;
     for (int r = 0; r < m->rows; r += block)
         for (int64_t c = 0; c < m->channels; c += PANEL)
             weights_panel(fn_panel_width(m->channels, c, LANES), m, first && r == 0,

@@ -10,7 +10,7 @@
 
 #include "kernels/conv_tiles.h"
 
-enum { GRADIENT_PIXELS = 96 }; /* of a block, at least */
+enum { BLOCK_PIXELS = 96, BLOCK_FLOATS = 5120 }; /* of a block: at least so many, L1 has room */
 
 /* Offset of k from a pixel's first tap. */
 FN_INLINE int64_t conv_offset(const conv_map *m, int64_t k) {
