@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ._peers import nets
+
 
 def synthetic_mnist(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Return x (rows, 784) float32 in [0, 1], 19 % of it not zero as in MNIST, and y int64.
@@ -86,7 +88,8 @@ class Arrays:
                 arrays = random_rows(case.rows, case.widths[0], case.widths[-1])
             np.save(x, np.ascontiguousarray(arrays[0]))
             np.save(y, arrays[1])
-        weights = self.folder / f"w-{'-'.join(map(str, case.widths))}.npz"
+        weights = self.folder / f"w-{case.net or '-'.join(map(str, case.widths))}.npz"
         if not weights.exists():
-            np.savez(weights, *start_weights(case.widths))
+            own = nets.start_weights(nets.NETS[case.net]) if case.net else None
+            np.savez(weights, *(own or start_weights(case.widths)))
         return {"x": str(x), "y": str(y), "weights": str(weights)}

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ._bench_data import Arrays
-from ._peers import LABELS
+from ._peers import LABELS, nets
 from ._peers.worker import Worker, WorkerError, available_cpus
 
 GRID_WIDTHS = (16, 32, 64, 128, 256, 1024)
@@ -46,6 +46,8 @@ class Case:
 
     kind : "train" (one epoch), "predict" (all rows in one call) or "import".
     widths : layer sizes with the input first; relu between, softmax at the end.
+    net : a convolutional network of `_peers/nets.py` instead; widths are then (values of an image,
+        classes).
     data : "mnist" (float32 in [0, 1], or a synthetic set like it) or "random".
     number : runs in a row that are timed together.   warm : one untimed run before them.
     report_rows : scale the time to so many rows (an epoch of MNIST timed on a part of it).
@@ -55,6 +57,7 @@ class Case:
     title: str
     kind: str = "train"
     widths: tuple[int, ...] = (784, 200, 10)
+    net: str = ""
     batch: int = 128
     rows: int = 60_000
     optimizer: str = "sgd"
@@ -68,12 +71,15 @@ class Case:
     @property
     def flops(self) -> int:
         """Multiplications and additions of the matrix products of one reported run."""
+        rows = self.report_rows or self.rows
+        if self.net:
+            return rows * nets.flops(nets.NETS[self.net], self.kind == "train")
         total = 0
         for i, (d_in, units) in enumerate(itertools.pairwise(self.widths)):
             # forward and dW, and dX except for the first layer
             products = 1 if self.kind == "predict" else 2 if i == 0 else 3
             total += 2 * products * d_in * units
-        return total * (self.report_rows or self.rows)
+        return total * rows
 
     def smaller(self) -> Case:
         """Return the case cut to a twentieth, for a quick look."""
@@ -96,6 +102,17 @@ CASES = (
          rows=1, number=2000, warm=True),
     Case("predict10k", "784-200-10, predict 10,000 rows", kind="predict",
          rows=10_000, number=5, warm=True),
+    Case("lenet", "LeNet, 8 and 16 channels, Adam, epoch of 60k, batch 64", net="lenet",
+         widths=(784, 10), batch=64, rows=6_400, report_rows=60_000, optimizer="adam", lr=0.001),
+    Case("cnn", "CNN 32-32-64, Adam, epoch of 60k, batch 64", net="cnn",
+         widths=(784, 10), batch=64, rows=2_560, report_rows=60_000, optimizer="adam", lr=0.001),
+    Case("resnet", "residual 16-32-64 on 32x32x3, Adam, epoch of 50k, batch 64", net="resnet",
+         widths=(3072, 10), batch=64, rows=1_920, report_rows=50_000, optimizer="adam", lr=0.001,
+         data="random"),
+    Case("lenet1", "LeNet, predict one image", kind="predict", net="lenet", widths=(784, 10),
+         rows=1, number=500, warm=True),
+    Case("lenet10k", "LeNet, predict 10,000 images", kind="predict", net="lenet",
+         widths=(784, 10), rows=10_000, warm=True),
     Case("fixed", "4-16-3, fit on 32 rows: the fixed cost", widths=(4, 16, 3),
          batch=32, rows=32, lr=0.001, data="random", number=500, warm=True),
     Case("import", "import, on top of NumPy", kind="import"),
@@ -220,7 +237,7 @@ class Pool:
 
     def prepare(self, case: Case, m: Measurement, pin: bool = True) -> Ask:
         """Make a worker ready for a case, note its first run, and return its `Worker.ask`."""
-        names = ("kind", "widths", "batch", "optimizer", "lr", "momentum")
+        names = ("kind", "widths", "net", "batch", "optimizer", "lr", "momentum")
         fields = {name: getattr(case, name) for name in names} | {"threads": m.threads}
         ask = self.get(m.library, m.threads, pin).ask
         m.first = m.attempt(ask, "prepare", fields, self.arrays.files(case))

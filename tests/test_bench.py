@@ -16,7 +16,7 @@ import pytest
 from fastnet import _bench_report as report
 from fastnet import bench
 from fastnet._bench_data import random_rows, start_weights, synthetic_mnist
-from fastnet._peers import LABELS, worker
+from fastnet._peers import LABELS, nets, worker
 
 TRAIN = bench.Case("t", "", widths=(12, 9, 7, 3), batch=8, rows=45, lr=0.1, data="random")
 TRAINING = [
@@ -105,6 +105,22 @@ def test_prediction_is_the_same_everywhere(pool, library):
     assert m.loss == pytest.approx(reference_loss(PREDICT, 0), rel=1e-5)
 
 
+@pytest.mark.parametrize("net", nets.NETS)
+@pytest.mark.parametrize("kind", ["train", "predict"])
+def test_networks_of_images_are_the_same_everywhere(pool, net, kind):
+    need("torch")
+    values = int(np.prod(nets.NETS[net].shape))
+    case = bench.replace(
+        TRAIN, kind=kind, net=net, widths=(values, 10), rows=40, lr=0.003, optimizer="adam"
+    )
+    own, torch = pool.measure(case, ["fastnet", "torch"], [1], 1).measurements
+    assert own.error == torch.error == ""
+    assert own.loss == pytest.approx(torch.loss, rel=1e-3)
+    assert own.loss != pytest.approx(np.log(10), rel=1e-3)
+    (other,) = pool.measure(case, ["numpy"], [1], 1).measurements
+    assert "on images" in other.error
+
+
 def test_what_a_library_cannot_do_is_noted_and_the_others_go_on(pool):
     result = pool.measure(TRAIN, ["onnxruntime", "numpy"], [1], 1)
     assert result.find("onnxruntime", 1) is None
@@ -177,6 +193,18 @@ def test_flops_count_what_training_multiplies():
     assert cases["batch1"].flops == cases["batch128"].flops
     assert cases["batch128"].smaller().flops == cases["batch128"].flops
     assert cases["predict1"].flops == 2 * (784 * 200 + 200 * 10)
+
+
+def test_flops_of_networks_of_images():
+    cases = {case.name: case for case in bench.CASES}
+    first, second, last = 784 * 25 * 8, 196 * 200 * 16, 784 * 10
+    assert cases["lenet1"].flops == 2 * (first + second + last)
+    assert cases["lenet"].flops == 60_000 * 2 * (2 * first + 3 * second + 3 * last)
+    kernels = [p.kernel for p in nets.products(nets.NETS["resnet"])]
+    assert kernels == [
+        (3, 3, 3, 16), (3, 3, 16, 16), (3, 3, 16, 16), (3, 3, 16, 32), (3, 3, 32, 32),
+        (1, 1, 16, 32), (3, 3, 32, 64), (3, 3, 64, 64), (1, 1, 32, 64), (64, 10),
+    ]  # fmt: skip
 
 
 def test_synthetic_rows_are_as_sparse_as_mnist():

@@ -1,8 +1,9 @@
 """The rivals of `fastnet bench`: the same work done by each library at its best setting.
 
 One file a library, each with a class ``Train`` and a class ``Predict`` where the library can do
-that. A worker process (`worker.py`) loads this package by its path, so nothing here imports
-fastnet unless fastnet itself is measured, and a library is imported only by its own workers.
+that, and for networks of images (`nets.py`) one file more. A worker process (`worker.py`) loads
+this package by its path, so nothing here imports fastnet unless fastnet itself is measured, and a
+library is imported only by its own workers.
 
 Every class starts from the same weights, reads the same rows in the same order (row 0 first, a
 shorter last minibatch) and minimises the same loss: the mean cross entropy of a softmax over relu
@@ -26,6 +27,7 @@ LABELS = {
     "onnxruntime": "ONNX Runtime",
 }
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
+CHECKED_ROWS = 500  # images that a trained network is asked about
 
 
 class RefusedError(Exception):
@@ -37,6 +39,7 @@ class Job:
     """One piece of work.
 
     kind : "train" (one epoch) or "predict" (one call over all of x).
+    net : a name of `nets.NETS`, or "" for dense layers of `widths`.
     optimizer : "sgd" or "adam".
     x : (rows, widths[0]) float32.   y : (rows,) int64 labels.
     weights : [kernel (d_in, units), bias (units,), ...] float32, the starting point.
@@ -53,6 +56,7 @@ class Job:
     y: Any
     weights: list[Any]
     threads: int | None = 1
+    net: str = ""
 
 
 class Work:
@@ -66,7 +70,8 @@ class Work:
         raise NotImplementedError
 
     def result(self) -> list[Any]:
-        """Return the weights after training, or ``[probabilities]`` of a prediction."""
+        """Return the weights after training, or ``[probabilities]``: of a prediction, and of the
+        first `CHECKED_ROWS` images after training on images."""
         raise NotImplementedError
 
 
@@ -75,7 +80,9 @@ def make_work(library: str, job: Job) -> Work:
 
     Raises RefusedError where the library does not do this, ImportError where it is not installed.
     """
-    module = importlib.import_module(f".with_{library}", __name__)
+    if job.net and library not in ("fastnet", "torch"):
+        raise RefusedError(f"{LABELS[library]} does not {job.kind} on images")
+    module = importlib.import_module(f".{'images_' if job.net else ''}with_{library}", __name__)
     work = getattr(module, job.kind.capitalize(), None)
     if work is None:
         raise RefusedError(f"{LABELS[library]} does not {job.kind}")
@@ -85,8 +92,9 @@ def make_work(library: str, job: Job) -> Work:
 def mean_loss(job: Job, result: list[Any], max_rows: int = 10_000) -> float:
     """Return the mean cross entropy of a `Work.result` over the first rows, for any library."""
     y = job.y[:max_rows]
-    if job.kind == "predict":
+    if job.kind == "predict" or job.net:
         p = np.asarray(result[0], np.float64)[:max_rows]
+        y = y[: len(p)]
         return float(-np.log(np.maximum(p[np.arange(len(y)), y], 1e-30)).mean())
     h = job.x[:max_rows]
     last = len(result) - 2

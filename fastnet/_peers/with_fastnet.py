@@ -49,16 +49,21 @@ class Predict(Work):
         return [self.p]
 
 
-def make_net(job: Job):
-    """Return (fastnet, the network of the job). Takes the fastnet that this file belongs to."""
+def import_fastnet(job: Job):
+    """Return fastnet, the one that this file belongs to, with the job's threads."""
     root = str(Path(__file__).resolve().parents[2])
     if root not in sys.path:
         sys.path.insert(0, root)
     import fastnet as fn
-    from fastnet import layers
 
     if job.threads:
         fn.set_num_threads(job.threads)
-    hidden = [layers.Dense(units, activation="relu") for units in job.widths[1:-1]]
-    last = layers.Dense(job.widths[-1], activation="softmax")
-    return fn, fn.Sequential([layers.Input(job.widths[0]), *hidden, last], seed=0)
+    return fn
+
+
+def make_net(job: Job):
+    """Return (fastnet, the network of the job)."""
+    fn = import_fastnet(job)
+    hidden = [fn.layers.Dense(units, activation="relu") for units in job.widths[1:-1]]
+    last = fn.layers.Dense(job.widths[-1], activation="softmax")
+    return fn, fn.Sequential([fn.layers.Input(job.widths[0]), *hidden, last], seed=0)
