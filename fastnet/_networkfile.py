@@ -14,7 +14,6 @@ from .model import Model
 from .network import Network, Sequential
 
 _MAX_LAYERS = 1000
-_MAX_DEPTH = 8  # networks inside networks
 _NESTED = "Network"
 _SEQUENTIAL = {"class": str, "name": str, "seed": int, "input_shape": list, "layers": list}
 _MODEL = {
@@ -89,11 +88,9 @@ def schema_of(description: dict[str, Any]) -> int:
 # ---- reading ------------------------------------------------------------------------------------
 
 
-def read_network(description: Any, depth: int = 0) -> Network:
+def read_network(description: Any) -> Network:
     """The network described, with its shapes and without weights; Refused for anything else."""
     what = "its network"
-    if depth > _MAX_DEPTH:
-        raise Refused(f"{what} holds networks in networks, more than {_MAX_DEPTH} deep")
     kind = description.get("class") if isinstance(description, dict) else None
     fields(description, what, **(_MODEL if kind == "Model" else _SEQUENTIAL))
     if kind not in ("Model", "Sequential"):
@@ -103,7 +100,7 @@ def read_network(description: Any, depth: int = 0) -> Network:
     configs = description["layers"]
     if not 1 <= len(configs) <= _MAX_LAYERS:
         raise Refused(f"{what} must have 1 to {_MAX_LAYERS:,} layers, it has {len(configs):,}")
-    layers = [_layer(i, config, depth) for i, config in enumerate(configs)]
+    layers = [_layer(i, config) for i, config in enumerate(configs)]
     about = {"seed": description["seed"], "name": description["name"]}
     if kind == "Model":
         return _model(description, layers, about)
@@ -112,12 +109,12 @@ def read_network(description: Any, depth: int = 0) -> Network:
     return network
 
 
-def _layer(i: int, config: Any, depth: int) -> Layer:
+def _layer(i: int, config: Any) -> Layer:
     """A layer from its description; Refused names its place."""
     fields(config, f"layer {i}", **{"class": str}, name=str, config=dict)
     if config["class"] == _NESTED:
         fields(config["config"], f"layer {i}", network=dict)
-        return Nested(read_network(config["config"]["network"], depth + 1), name=config["name"])
+        return Nested(read_network(config["config"]["network"]), name=config["name"])
     try:
         return layer_from_config(config)
     except (ValueError, TypeError, ArithmeticError) as error:
