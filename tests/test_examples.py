@@ -184,3 +184,19 @@ def test_help(tmp_path, script):
     text = run(tmp_path, script, "--help")
     assert text.startswith("usage: ")
     assert "--out FILE" in text or script not in PLOTTING
+
+
+def test_residual(tmp_path):
+    text = run(tmp_path, "residual.py", "--epochs", "5")
+    assert text.count("add") == 3
+    assert number(r"([\d.]+) % of 360 digits", text) > 70
+    plain = run(tmp_path, "residual.py", "--epochs", "1", "--plain")
+    assert "Add" not in plain
+    assert "14,250 weights" in plain
+
+
+def test_inception(tmp_path):
+    text = run(tmp_path, "inception.py", "--epochs", "4", "--plot", "net.dot")
+    assert number(r"the end is right about ([\d.]+) %", text) > 75
+    assert number(r"half way about ([\d.]+) %", text) > 30
+    assert (tmp_path / "net.dot").read_text(encoding="utf-8").startswith("digraph {")

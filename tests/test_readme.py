@@ -6,10 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import fastnet as fn
-from fastnet import callbacks, initializers, layers, losses, metrics, optimizers, schedules
+from fastnet import (
+    callbacks,
+    datasets,
+    initializers,
+    layers,
+    losses,
+    metrics,
+    optimizers,
+    schedules,
+)
 from fastnet.cli import main
 
 TESTS = Path(__file__).parent
@@ -41,6 +51,20 @@ def test_the_code_runs_as_it_stands(tmp_path):
     assert float(re.search(r"'accuracy': ([\d.]+)", done.stdout)[1]) > 0.86
     assert len(re.findall(r"\[\d(?: \d){9}\]", done.stdout)) == 2
     assert (tmp_path / "digits.safetensors").stat().st_size > 50_000
+
+
+def test_the_model_trains():
+    (code,) = blocks("py")
+    names = {"fn": fn, "layers": layers}
+    exec(code, names)
+    x, y = datasets.load_digits()[0]
+    x, other = x[:100].reshape(100, 64) / 255, np.roll(y[:100], 1)
+    targets = {"same": y[:100] == other, "digit": y[:100]}
+    inputs = {"left": x, "right": np.roll(x, 1, axis=0)}
+    history = names["trainer"].fit(inputs, targets, epochs=20)
+    assert history["digit_loss"][-1] < 0.8 * history["digit_loss"][0]
+    same, digit = names["net"].predict([inputs["left"], inputs["right"]])
+    assert (same.shape, digit.shape) == ((100, 1), (100, 10))
 
 
 @pytest.mark.parametrize(("kind", "last"), [("demo", "fastnet train"), ("test", "pytest -q)")])
