@@ -4,7 +4,8 @@
     twin.predict(x)
     twin.gradients(x, target, "mse")     # (loss, gradients in the order of net.get_weights())
 
-For chains without layers that draw random numbers. A new op is in as soon as the reference has it,
+For chains and graphs of one input and one output, without networks inside; layers that draw random
+numbers are left out. A new op is in as soon as the reference has it,
 if it names its arrays as those before it: x, then its parameters.
 """
 
@@ -16,6 +17,9 @@ import reference as ref
 _AFFINE = ("layer_norm", "group_norm")
 _IMAGES = ("max_pool", "avg_pool", "pad", "upsample", "conv2d", "conv2d_transpose",
            "depthwise_conv2d", "group_norm")  # fmt: skip
+_INPUTS = dict.fromkeys(
+    ("add", "subtract", "multiply", "average", "maximum", "concatenate"), ("a", "b", "c")
+)
 _CONVOLUTIONS = ("conv2d", "conv2d_transpose", "depthwise_conv2d")
 _OF_SIZE = ("max_pool", "avg_pool", "pad", "conv2d", "conv2d_transpose", "depthwise_conv2d")
 
@@ -34,46 +38,66 @@ def _named(name, attributes):
 
 
 class Twin:
-    """Takes the part of a `Lowering`: layers add their ops to it. Buffers are their shapes."""
+    """Takes the part of a `Lowering`: layers add their ops to it. A buffer is a number and the
+    shape that layers see; values of buffers are computed by `predict`."""
+
+    most_inputs = 3  # as many as the reference names
 
     def __init__(self, net):
         self.net = net
-        self.ops = []
+        self.ops = []  # (name, inputs, output, {name of a parameter: its number}, attributes)
+        self.shapes = {}
+        self._outer = {}
         self._first, count = {}, 0
-        for layer in net.layers:
-            self._first[layer] = count
+        for _, layer in net._leaves():
+            self._first[id(layer)] = count
             count += len(layer.weights())
-        shape = net.input_shape
-        for layer in net.layers:
-            self._layer = layer
-            if not layer.training_only:
-                shape = layer.lower(self, shape)
+        graph = net._graph
+        ready = {v: self._buffer(shape) for v, shape in enumerate(graph.input_shapes)}
+        for made in graph.calls:
+            self._layer, x = made.layer, [ready[v] for v in made.inputs]
+            if not made.layer.training_only:
+                x = [made.layer.lower(self, x if made.layer.several else x[0])]
+            ready[made.outputs[0]] = x[0]
+        (self.output,) = (ready[v] for v in graph.outputs)
+
+    def _buffer(self, shape):
+        self.shapes[len(self.shapes)] = tuple(shape)
+        return len(self.shapes) - 1
 
     # ---- what layers call ----
 
     def params(self):
-        first = self._first[self._layer]
+        first = self._first[id(self._layer)]
         return list(range(first, first + len(self._layer.weights())))
 
     def op(self, name, x, shape, params=(), **attributes):
+        y = self._buffer(shape)
         names, attributes = _named(name, attributes)
         if name in _OF_SIZE:
             attributes["out"] = ((1, 1, *shape)[-3:])[:2]
-        self.ops.append((name, x, shape, dict(zip(names, params, strict=False)), attributes))
-        return shape
+        if name == "concatenate":  # of what lies behind the `outer` axes
+            self._outer[y], attributes = attributes["outer"], {"axis": 1}
+        inputs = [x] if isinstance(x, int) else list(x)
+        self.ops.append((name, inputs, y, dict(zip(names, params, strict=False)), attributes))
+        return y
+
+    def merge(self, name, xs, shape):
+        return self.op(name, xs, shape)
 
     def activation(self, x, name):
         if name == "linear":
             return x
-        return self.op("softmax", x, x) if name == "softmax" else self.op(
-            "activation", x, x, function=name
-        )  # fmt: skip
+        shape = self.shapes[x]
+        if name == "softmax":
+            return self.op("softmax", x, shape)
+        return self.op("activation", x, shape, function=name)
 
     def rescale(self, x, scale, offset):
-        return self.op("rescale", x, x, scale=scale, offset=offset)
+        return self.op("rescale", x, self.shapes[x], scale=scale, offset=offset)
 
     def reshape(self, x, shape):
-        return shape
+        return self.op("rescale", x, shape, scale=1.0)
 
     def in_shape(self, x):
         return x
@@ -81,36 +105,43 @@ class Twin:
     # ---- what tests call ----
 
     def predict(self, x):
-        return self._forward(x)[-1].reshape(len(x), *self.net.output_shape)
-
-    def _forward(self, x):
-        """The input of every op, and the last output."""
+        """Also keeps what every op has read, for `gradients`."""
         weights = [w.astype(np.float64) for w in self.net.get_weights()]
-        values = [np.asarray(x, np.float64)]
-        self._arrays = []
-        for name, before, _, params, attributes in self.ops:
-            x = values[-1].reshape(len(x), *((1, 1, *before)[-3:] if name in _IMAGES else before))
-            arrays = {"x": x, **{key: weights[i] for key, i in params.items()}}
+        values, self._read = {0: np.asarray(x, np.float64)}, []
+        for name, inputs, y, params, attributes in self.ops:
+            given = [self._axes(name, y, values[i]) for i in inputs]
+            arrays = dict(zip(_INPUTS.get(name, "x"), given, strict=False))
+            arrays |= {key: weights[i] for key, i in params.items()}
             if name in _CONVOLUTIONS and arrays["w"].ndim == 3:  # of a sequence
                 arrays["w"] = arrays["w"][None]
-            self._arrays.append(arrays)
-            values.append(ref.OPS[name].forward(**arrays, **attributes))
-        return values
+            self._read.append(arrays)
+            result = ref.OPS[name].forward(**arrays, **attributes)
+            values[y] = result.reshape(len(x), *self.shapes[y])
+        return values[self.output]
+
+    def _axes(self, name, out, value):
+        """A value with the axes that the reference of an op wants."""
+        if name == "concatenate":
+            return value.reshape(len(value), self._outer[out], -1)
+        if name in _IMAGES:
+            return value.reshape(len(value), *(1, 1, *value.shape[1:])[-3:])
+        return value
 
     def gradients(self, x, target, loss):
         y = self.predict(x)
-        value, dy = ref.LOSSES[loss].value(y, target), ref.LOSSES[loss].gradient(y, target)
+        value = ref.LOSSES[loss].value(y, target)
         result = [np.zeros(w.shape) for w in self.net.get_weights()]
-        for (name, _, shape, params, attributes), arrays in zip(
-            reversed(self.ops), reversed(self._arrays), strict=True
+        flows = {self.output: ref.LOSSES[loss].gradient(y, target)}
+        for (name, inputs, out, params, attributes), arrays in zip(
+            reversed(self.ops), reversed(self._read), strict=True
         ):
-            op = ref.OPS[name]
-            forms = (1, 1, *shape)[-3:] if name in _IMAGES else shape
-            dx, *rest = op.backward(**arrays, dy=dy.reshape(len(x), *forms), **attributes)
-            by_name = dict(zip(op.wrt[1:], rest, strict=True))
+            op, dy = ref.OPS[name], self._axes(name, out, flows.pop(out))
+            slopes = dict(zip(op.wrt, op.backward(**arrays, dy=dy, **attributes), strict=True))
             for key, i in params.items():
-                result[i] += by_name[key].reshape(result[i].shape)
-            dy = dx
+                result[i] += slopes[key].reshape(result[i].shape)
+            for key, i in zip(_INPUTS.get(name, "x"), inputs, strict=False):
+                dx = slopes[key].reshape(len(x), *self.shapes[i])
+                flows[i] = flows[i] + dx if i in flows else dx
         return value, result
 
 

@@ -1,4 +1,4 @@
-"""Random chains of image layers beside their float64 twin.
+"""Random networks of image layers, half of them with branches, beside their float64 twins.
 
     python tests/soak/random_networks.py [--count 5000] [--seed 0] [--level v3]
 
@@ -111,26 +111,44 @@ class Draw:
         return layers.Conv2D(filters, kernel, strides=strides, **options)
 
 
-def random_network(rng, seed):
-    """Up to six layers that fit one another, and Dense(3) behind them; weights all random."""
-    axes = 1 if rng.random() < 0.2 else 2
-    draw = Draw(rng, axes)
-    shape = (*draw.per_axis(1, 12), draw.one_of(CHANNELS))
-    stack, wanted = [layers.Input(shape)], draw.number(1, 6)
-    for _ in range(40):
+def random_layer(draw, tensor):
+    """(layer, what it gives) of a layer that can take `tensor`."""
+    while True:
         try:
             layer = draw.layer()
-            out = layer.build(shape)
+            y = layer(tensor)
         except ValueError:  # a pool larger than the image, groups that do not divide, ...
             continue
-        if math.prod(out) > MOST:
-            continue
-        stack.append(layer)
-        shape = out
-        if len(stack) > wanted or len(shape) == 1:
+        if math.prod(y.shape) <= MOST:
+            return layer, y
+
+
+def joined(draw, past, h):
+    """A way past a layer; where shapes do not allow that, what the layer gave."""
+    if h.shape == past.shape:
+        kind = draw.one_of(["Add", "Subtract", "Multiply", "Average", "Maximum"])
+        return getattr(layers, kind)()([past, h])
+    if h.shape[:-1] == past.shape[:-1]:
+        return layers.Concatenate()([h, past])
+    return h
+
+
+def random_network(rng, seed):
+    """Up to six layers that fit one another, some with a way past them or used twice, and Dense(3)
+    behind them; weights all random."""
+    draw = Draw(rng, 1 if rng.random() < 0.2 else 2)
+    x = h = fn.Input((*draw.per_axis(1, 12), draw.one_of(CHANNELS)))
+    branches = draw.flag()
+    for _ in range(draw.number(1, 6)):
+        past = h
+        layer, h = random_layer(draw, past)
+        if branches and h.shape == past.shape and draw.number(0, 3) == 0:
+            h = layer(h)
+        if branches and draw.number(0, 1):
+            h = joined(draw, past, h)
+        if len(h.shape) == 1:
             break
-    net = fn.Sequential([*stack, layers.Flatten(), layers.Dense(3)], seed=seed)
-    net.build()
+    net = fn.Model(x, layers.Dense(3)(layers.Flatten()(h)), seed=seed)
     net.set_weights([w + 0.2 * rng.standard_normal(w.shape) for w in net.get_weights()])
     return net
 
@@ -160,8 +178,7 @@ def check_bits(net, x, target, batch_size):
     start, results = net.get_weights(), []
     for threads in (1, 2, 3):
         net.set_weights(start)
-        optimizer = fn.optimizers.SGD(1e-4, momentum=0.9)
-        trainer = fn.Trainer(net, loss="mse", optimizer=optimizer)
+        trainer = fn.Trainer(net, loss="mse", optimizer="adam")
         with fn.threads(threads):
             gradients = trainer.gradients(x, target)
             trainer.fit(x, target, batch_size=batch_size, epochs=2, seed=1, progress=False)
