@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import DivergenceError
-from . import bench, doctor, evaluate, info, predict, show, train
+from . import bench, cluster, doctor, evaluate, info, predict, show, train
 from .common import Parser, UsageError
 
 __all__ = ["main"]
@@ -26,6 +26,7 @@ _COMMANDS = {
     "evaluate": evaluate,
     "predict": predict,
     "show": show,
+    "cluster": cluster,
     "info": info,
     "doctor": doctor,
     "bench": bench,
@@ -35,6 +36,7 @@ examples:
   fastnet train                                        learn handwritten digits in a second
   fastnet predict digits.safetensors digits --count 5  try what was learned
   fastnet show digits                                  look at the images
+  fastnet cluster digits --k 10                        group them without their labels
   fastnet COMMAND --help                               options and examples of a command
 """
 _FAILED, _USAGE, _INTERRUPTED, _BROKEN_PIPE = 1, 2, 130, 141
@@ -93,7 +95,7 @@ def _run(argv: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="fastnet",
-        description="Train and use small neural networks on ordinary CPUs, fast.",
+        description="Neural networks and k-means on ordinary CPUs, fast.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

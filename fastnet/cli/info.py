@@ -27,6 +27,8 @@ def run(args: argparse.Namespace) -> int:
     about = info(args.model)
     card: Card
     network: Any
+    if about.kind == "kmeans":
+        return _centers(args, about)
     network, card = open_model(args.model)
     if args.json:
         _print_json(about)
@@ -43,6 +45,25 @@ def run(args: argparse.Namespace) -> int:
         say(line)
     say()
     network.summary(print_fn=say)
+    return 0
+
+
+def _centers(args: argparse.Namespace, about: Any) -> int:
+    """A k-means model."""
+    from ..storage import load
+
+    model = load(args.model)
+    if args.json:
+        _print_json(about)
+        return 0
+    k, d = model.cluster_centers_.shape
+    say(f"File      {about.path}: {size(about.size)}, schema {about.schema}, {about.written_by}")
+    say(f"Model     {about.description['class']}, {plural(k, 'cluster')}, {model.metric}")
+    say(f"Input     rows of {plural(d, 'feature')}")
+    data, rows = about.extra.get("data"), about.extra.get("rows")
+    if isinstance(data, str) and isinstance(rows, int):
+        say(f"Fitted    on {plural(rows, 'row')} of {data[:80]}, "
+            f"{plural(model.n_iter_, 'iteration')}, inertia {model.inertia_:.6g}")  # fmt: skip
     return 0
 
 

@@ -58,6 +58,8 @@ def open_model(path: str) -> tuple[Network, Card]:
     from ..storage import load, read_extra
 
     network = load(path)
+    if not hasattr(network, "layers"):
+        raise UsageError(f"{path}: it holds k-means centers, a network is wanted")
     return network, read_card(read_extra(path), network)
 
 
