@@ -67,6 +67,16 @@ def test_the_model_trains():
     assert (same.shape, digit.shape) == ((100, 1), (100, 10))
 
 
+def test_the_clustering_runs(capsys):
+    (code,) = blocks("python3")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5, 3))[rng.integers(0, 5, 400)] * 9 + rng.standard_normal((400, 3))
+    exec(code, {"x": x, "new_rows": x[:3]})
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[1:12]] == [str(k) for k in range(2, 13)]
+    assert printed[-1].endswith(" 5")
+
+
 @pytest.mark.parametrize(("kind", "last"), [("demo", "fastnet train"), ("test", "pytest -q)")])
 def test_commands_are_one_line_each(kind, last):
     (command,) = re.findall(rf"<!-- command:{kind} -->\n```\n(.*?)```", README, re.S)
