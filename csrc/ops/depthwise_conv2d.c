@@ -54,7 +54,8 @@ static void spread(const depthwise *d, const float *x, float *copy) {
     for (int r = 0; r < d->s.h; r++)
         for (int p = 0; p < d->s.w; p++, x += d->channels) {
             float *to = place(d, copy, r, p);
-            for (int c = 0, k = 0; to && c < d->channels; c++)
+            if (to && d->m == 1) memcpy(to, x, (size_t)d->channels * sizeof(float));
+            for (int c = 0, k = 0; to && d->m > 1 && c < d->channels; c++)
                 for (int j = 0; j < d->m; j++) to[k++] = x[c];
         }
 }
@@ -64,6 +65,10 @@ static void gather(const depthwise *d, float *copy, float *dx) {
     for (int r = 0; r < d->s.h; r++)
         for (int p = 0; p < d->s.w; p++, dx += d->channels) {
             const float *from = place(d, copy, r, p);
+            if (from && d->m == 1) {
+                memcpy(dx, from, (size_t)d->channels * sizeof(float));
+                continue;
+            }
             for (int c = 0, k = 0; c < d->channels; c++) {
                 float sum = 0;
                 for (int j = 0; from && j < d->m; j++) sum += from[k++];
@@ -72,11 +77,14 @@ static void gather(const depthwise *d, float *copy, float *dx) {
         }
 }
 
-/* n pixels or taps of `channels` floats each, in whole vectors with zeros behind. */
-static void widen(const depthwise *d, int64_t n, const float *x, float *copy) {
+/* n pixels or taps of oc floats each, in whole vectors with zeros behind; x itself where it will
+ * do. */
+static const float *widen(const depthwise *d, int64_t n, const float *x, float *copy) {
+    if (d->lanes == d->s.oc) return x;
     for (int64_t i = 0; i < n; i++)
         for (int64_t c = 0; c < d->lanes; c++)
             copy[i * d->lanes + c] = c < d->s.oc ? x[i * d->s.oc + c] : 0;
+    return copy;
 }
 
 /* ---- tiles ---- */
@@ -172,8 +180,7 @@ static size_t kernel_size(const depthwise *d) {
 
 static const float *wide_weights(const fn_call *call, const fn_op *op, const depthwise *d,
                                  float *copy) {
-    widen(d, (int64_t)d->s.kh * d->s.kw, fn_weights(call, op, 0), copy);
-    return copy;
+    return widen(d, (int64_t)d->s.kh * d->s.kw, fn_weights(call, op, 0), copy);
 }
 
 static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
@@ -184,6 +191,10 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     for (int r = tile.r0; r < tile.r1; r++) {
         float *y = fn_row(call, tile, op->out[0], r);
         spread(&d, fn_row(call, tile, op->in[0], r), copy);
+        if (d.lanes == d.s.oc) {
+            forward_picture(&d, copy, w, b, y);
+            continue;
+        }
         forward_picture(&d, copy, w, b, result);
         for (int64_t p = 0; p < (int64_t)d.s.oh * d.s.ow; p++)
             memcpy(y + p * d.s.oc, result + p * d.lanes, (size_t)d.s.oc * sizeof(float));
@@ -192,10 +203,11 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
 
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const depthwise d = shape_of(call->plan, op);
-    float *copy = fn_scratch(call, tile), *dy = copy + frame_size(&d);
-    const float *w = wide_weights(call, op, &d, dy + result_size(&d));
+    float *copy = fn_scratch(call, tile), *wide = copy + frame_size(&d);
+    const float *w = wide_weights(call, op, &d, wide + result_size(&d));
     for (int r = tile.r0; r < tile.r1; r++) {
-        widen(&d, (int64_t)d.s.oh * d.s.ow, fn_gradient_row(call, tile, op->out[0], r), dy);
+        const float *dy = fn_gradient_row(call, tile, op->out[0], r);
+        dy = widen(&d, (int64_t)d.s.oh * d.s.ow, dy, wide);
         memset(copy, 0, frame_size(&d) * sizeof(float));
         backward_picture(&d, dy, w, copy);
         gather(&d, copy, fn_gradient_row(call, tile, op->in[0], r));
@@ -212,8 +224,7 @@ static void gradient(const fn_call *call, const fn_op *op, fn_tile tile) {
     for (int r = tile.r0; r < tile.r1; r++, first = false) {
         const float *dy = fn_gradient_row(call, tile, op->out[0], r);
         spread(&d, fn_row(call, tile, op->in[0], r), copy);
-        widen(&d, pixels, dy, wide);
-        gradient_picture(&d, copy, wide, sums);
+        gradient_picture(&d, copy, widen(&d, pixels, dy, wide), sums);
         for (int64_t t = 0; t < taps; t++)
             for (int c = 0; c < d.s.oc; c++)
                 g[t * d.s.oc + c] = (first ? 0 : g[t * d.s.oc + c]) + sums[t * d.lanes + c];
