@@ -33,7 +33,7 @@ def blocks(language):
 
 
 def test_the_code_runs_as_it_stands(tmp_path):
-    (code,) = blocks("python")
+    code = blocks("python")[0]
     assert len([line for line in code.splitlines() if line.strip()]) == 15
     path = os.pathsep.join(
         filter(None, [str(Path(fn.__file__).parents[1]), os.environ.get("PYTHONPATH")])
@@ -75,6 +75,21 @@ def test_the_clustering_runs(capsys):
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in printed[1:12]] == [str(k) for k in range(2, 13)]
     assert printed[-1].endswith(" 5")
+
+
+def test_the_code_for_images_runs_as_it_stands(tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTNET_CACHE", str(tmp_path / "cache"))
+    (code,) = (block for block in blocks("python") if "load_image_folder" in block)
+    for name, shade in (("oak", 60), ("birch", 200)):
+        (tmp_path / "leaves" / name).mkdir(parents=True)
+        for i in range(30):
+            image.new("RGB", (40, 30), (shade, shade + i, 50)).save(f"leaves/{name}/{i}.png")
+    found = {}
+    exec(compile(code, "README.md", "exec"), found)
+    assert len(found["data"].x_test) == 12
+    assert set(found["data"].classes) == {"oak", "birch"}
 
 
 @pytest.mark.parametrize(("kind", "last"), [("demo", "fastnet train"), ("test", "pytest -q)")])
