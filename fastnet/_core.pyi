@@ -156,7 +156,8 @@ def kmeans_assign(
     sample_weight: np.ndarray | None = ...,
     metric: str = ...,
     threads: int = ...,
-) -> float: ...
+    inertia: bool = ...,
+) -> float | None: ...
 def kmeans_transform(
     x: Any,
     centers: np.ndarray,

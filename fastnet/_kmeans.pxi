@@ -268,16 +268,18 @@ cdef class KMeansFit:
 
 def kmeans_assign(x, const double[:, ::1] centers not None, *, int[::1] labels=None, double[::1] distances=None,
                   double[:, ::1] sums=None, double[::1] counts=None, sample_weight=None, str metric="euclidean",
-                  int threads=0):
-    """Nearest of `centers` (k, d) for each row of x: int32 `labels` (n,), squared `distances` (n,); returns the inertia.
+                  int threads=0, bint inertia=True):
+    """Nearest of `centers` (k, d) for each row of x: int32 `labels` (n,), squared `distances` (n,; cosine:
+    1 - cos); returns the inertia.
 
+    inertia=False saves the time to compute it; None is returned.
     sums (k, d) and counts (k,) float64, given together: the weighted sums of rows and the weights of each
     cluster are added to them, so results of parts of x add up. x, sample_weight, metric: see KMeansFit.
     """
     cdef _Rows rows = _Rows(x, sample_weight, metric)
     cdef const double *first = _km_centers(centers, &rows.data, 0)
     cdef int64_t k = centers.shape[0], n = rows.data.n
-    cdef double inertia = 0
+    cdef double total = 0
     cdef fn_status status
     cdef int *to_labels = NULL
     cdef double *to_distances = NULL
@@ -300,9 +302,10 @@ def kmeans_assign(x, const double[:, ::1] centers not None, *, int[::1] labels=N
         to_sums, to_counts = &sums[0, 0], &counts[0]
     with nogil:
         fn_blas_one_thread()
-        status = fn_km_assign(&rows.data, k, first, to_labels, to_distances, to_sums, to_counts, threads, &inertia)
+        status = fn_km_assign(&rows.data, k, first, to_labels, to_distances, to_sums, to_counts, threads,
+                              &total if inertia else NULL)
     _km_check(status)
-    return inertia
+    return total if inertia else None
 
 
 def kmeans_transform(x, const double[:, ::1] centers not None, out, *, str metric="euclidean", int threads=0):

@@ -256,6 +256,40 @@ static double survey(const void *row, bool wide, const double *shift, double wei
                 : survey_row(row, false, shift, weight, d, sum);
 }
 
+FN_INLINE double distance_row(const void *row, bool wide, const double *center, int64_t d) {
+    vd sum = {0}, more = {0};
+    int64_t j = 0;
+    for (; j + 2 * WIDE <= d; j += 2 * WIDE) {
+        const vd x = columns(row, wide, j) - *(const vd_loose *)(center + j);
+        const vd y = columns(row, wide, j + WIDE) - *(const vd_loose *)(center + j + WIDE);
+        sum += x * x;
+        more += y * y;
+    }
+    sum += more;
+    double total = 0;
+    for (int i = 0; i < WIDE; i++) total += sum[i];
+    for (; j < d; j++) {
+        const double x = column(row, wide, j) - center[j];
+        total += x * x;
+    }
+    return total;
+}
+
+static double distance(const void *row, bool wide, const double *center, int64_t d) {
+    return wide ? distance_row(row, true, center, d) : distance_row(row, false, center, d);
+}
+
+static bool distances(float *products, const float *half, float squares, int64_t k, bool cosine) {
+    bool good = true;
+    for (int64_t j = 0; j < k; j++) {
+        const float both = squares + 2 * half[j], squared = both - 2 * products[j];
+        const bool fine = squared > 0.25f * both;
+        good &= fine;
+        products[j] = fine ? (cosine ? 0.5f * squared : __builtin_sqrtf(squared)) : -1.0f;
+    }
+    return good;
+}
+
 FN_INLINE void move_row(const void *row, bool wide, const double *shift, double weight, int64_t n,
                         double *to, double *from) {
     const vd w = weight - (vd){0};
@@ -372,6 +406,8 @@ const fn_km_kernels FN_LEVELED(kmeans) = {
     .below = below,
     .dot = dot,
     .gap = gap,
+    .distance = distance,
+    .distances = distances,
     .filter = filter,
     .filter_rivals = filter_rivals,
     .squares = squares,

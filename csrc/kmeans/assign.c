@@ -90,6 +90,7 @@ static float lower_bound(const fn_km *km, float score, float squares) {
 }
 
 static void set_bounds(job *w, int at, float upper, float lower) {
+    if (!w->km->bounds) return;
     w->km->upper[w->first + at] = upper;
     w->km->lower[w->first + at] = lower;
 }
@@ -163,6 +164,7 @@ static void score_block(job *w, const int32_t *list, int count) {
             continue;
         }
         set_label(w, at, a);
+        if (!km->bounds) continue;
         set_bounds(w, at, upper_bound(km, top, s->squares[i]),
                    lower_bound(km, s->second[i], s->squares[i]));
     }
@@ -415,6 +417,7 @@ static void multiply_rows(job *w, const int32_t *list, int count) {
             continue;
         }
         set_label(w, at, a);
+        if (!km->bounds) continue;
         set_bounds(w, at, upper_bound(km, top, squares), lower_bound(km, second, squares));
     }
     w->computed += count * km->k;

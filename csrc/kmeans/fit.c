@@ -73,8 +73,10 @@ static bool allocate_scan(fn_km *km) {
     ok = ok && (km->drift_others = fn_km_alloc(km, k * one));
     ok = ok && (km->apart = fn_km_alloc(km, k * one));
     ok = ok && (km->left_drift = fn_km_alloc(km, k * one));
-    ok = ok && (km->upper = fn_km_alloc(km, n * one));
-    ok = ok && (km->lower = fn_km_alloc(km, n * one));
+    if (km->bounds || !km->no_sums) {
+        ok = ok && (km->upper = fn_km_alloc(km, n * one));
+        ok = ok && (km->lower = fn_km_alloc(km, n * one));
+    }
     if (km->mode == FN_KM_MODE_PROJECTED) {
         ok = ok && (km->rival = fn_km_alloc(km, n * sizeof *km->rival));
         ok = ok && (km->rival_lower = fn_km_alloc(km, n * one));
@@ -96,8 +98,11 @@ static bool allocate(fn_km *km) {
     ok = ok && (km->shift32 = fn_km_alloc(km, (size_t)km->ld * sizeof(float)));
     ok = ok && (km->centers = fn_km_alloc(km, kd * one));
     ok = ok && (km->previous = fn_km_alloc(km, kd * one));
-    ok = ok && (km->sums = fn_km_alloc(km, kd * one));
-    ok = ok && (km->sums_low = fn_km_alloc(km, kd * one));
+    if (!km->no_sums) {
+        ok = ok && (km->sums = fn_km_alloc(km, kd * one));
+        ok = ok && (km->sums_low = fn_km_alloc(km, kd * one));
+        ok = ok && (km->moved = fn_km_alloc(km, fn_km_moved_count(km) * one));
+    }
     ok = ok && (km->weights = fn_km_alloc(km, k * one));
     ok = ok && (km->weights_low = fn_km_alloc(km, k * one));
     ok = ok && (km->members = fn_km_alloc(km, k * one));
@@ -107,17 +112,17 @@ static bool allocate(fn_km *km) {
     ok = ok && (km->n_moves = fn_km_alloc(km, tiles * sizeof *km->n_moves));
     ok = ok && (km->tile_computed = fn_km_alloc(km, tiles * sizeof *km->tile_computed));
     ok = ok && (km->scratch = fn_km_alloc(km, km->scratch_stride * one * (size_t)km->most_threads));
-    ok = ok && (km->moved = fn_km_alloc(km, fn_km_moved_count(km) * one));
     return ok;
 }
 
-fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, size_t max_bytes,
-                 int threads) {
+/* What a fit is made for: iterations, one assignment, or rows alone. */
+static fn_km *make(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, size_t max_bytes,
+                   int threads, bool sums, bool survey) {
     fn_km *km = fn_alloc(sizeof *km);
     if (!km) return NULL;
     km->data = *data;
     km->n = data->n, km->d = data->d, km->k = k;
-    km->algorithm = algorithm, km->threads = threads;
+    km->algorithm = algorithm, km->threads = threads, km->no_sums = !sums;
     km->most_threads = threads > 0 ? threads : fn_get_threads();
     if (km->most_threads > FN_MAX_THREADS) km->most_threads = FN_MAX_THREADS;
     km->kernel = fn_level_current()->kmeans;
@@ -129,11 +134,28 @@ fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, s
     ok = ok && fn_km_center(km) == FN_OK && choose_mode(km, max_bytes) && allocate_scan(km);
     if (ok) {
         fn_km_errors(km);
-        ok = fn_km_survey(km) == FN_OK;
+        ok = (!survey && !km->projected) || fn_km_survey(km) == FN_OK;
     }
     if (ok) return km;
     fn_km_free(km);
     return NULL;
+}
+
+fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, size_t max_bytes,
+                 int threads) {
+    return make(data, k, algorithm, max_bytes, threads, true, true);
+}
+
+/* Centres from which projecting rows pays for a single assignment. */
+enum { MANY_CENTERS = 256 };
+
+fn_km *fn_km_new_once(const fn_km_data *data, int64_t k, bool sums, int threads) {
+    const bool many = k >= MANY_CENTERS && data->n >= 4 * k;
+    return make(data, k, many ? FN_KM_AUTO : FN_KM_LLOYD, 0, threads, sums, false);
+}
+
+fn_km *fn_km_new_rows(const fn_km_data *data, int64_t k, int threads) {
+    return make(data, k, FN_KM_LLOYD, 0, threads, false, false);
 }
 
 void fn_km_free(fn_km *km) {
@@ -172,8 +194,11 @@ void fn_km_start(fn_km *km, const double *centers, const uint8_t *fixed) {
     memcpy(km->centers, centers, kd);
     memset(km->fixed, 0, k);
     if (fixed) memcpy(km->fixed, fixed, k);
-    memset(km->sums, 0, kd);
-    memset(km->sums_low, 0, kd);
+    if (!km->no_sums) {
+        memset(km->sums, 0, kd);
+        memset(km->sums_low, 0, kd);
+        memset(km->moved, 0, fn_km_moved_count(km) * sizeof(double));
+    }
     memset(km->weights, 0, k * sizeof(double));
     memset(km->weights_low, 0, k * sizeof(double));
     memset(km->members, 0, k * sizeof(int64_t));
@@ -184,7 +209,6 @@ void fn_km_start(fn_km *km, const double *centers, const uint8_t *fixed) {
     memcpy(km->previous, km->centers, kd);
     km->converged = false;
     km->record = (fn_km_record){0};
-    memset(km->moved, 0, fn_km_moved_count(km) * sizeof(double));
     fn_km_prepare(km);
 }
 
@@ -216,11 +240,11 @@ static void note_chunk(fn_km *km) {
 static int next_phase(void *context) {
     pass *p = context;
     fn_km *km = p->km;
-    if (p->began && !p->summing) {
+    if (p->began && !p->summing && !km->no_sums) {
         p->summing = true;
         return fn_km_sum_tasks(km);
     }
-    if (p->summing) note_chunk(km);
+    if (p->began) note_chunk(km);
     p->summing = false;
     p->began = true;
     if (km->cursor >= km->n || (p->deadline && fn_now_ns() > p->deadline)) return -1;
@@ -242,43 +266,56 @@ static bool assign(fn_km *km, uint64_t deadline) {
     const double ns = (double)(km->n - km->cursor) * (0.03 * (double)(km->k * km->scan.q) + 2);
     fn_parallel_run(fn_km_threads(km, ns, 2), &(fn_work_list){next_phase, run_tile, &p, 1e6});
     if (km->cursor < km->n) return false;
-    fn_km_merge(km);
+    if (!km->no_sums) fn_km_merge(km);
     return true;
 }
 
-typedef struct {
-    fn_km *km;
-    double *parts;
-    int pass;
-} inertia_work;
+void fn_km_assign_all(fn_km *km) { assign(km, 0); }
+
+/* ---- inertia ---- */
 
 enum { INERTIA_BLOCKS = 64 };
 
-static int inertia_next(void *context) {
-    return ((inertia_work *)context)->pass++ ? -1 : INERTIA_BLOCKS;
+typedef struct {
+    fn_km *km;
+    double *distances; /* (n) or NULL */
+    double parts[INERTIA_BLOCKS];
+    int pass;
+} measuring;
+
+static int measure_next(void *context) {
+    return ((measuring *)context)->pass++ ? -1 : INERTIA_BLOCKS;
 }
 
-static void inertia_run(void *context, int tile, int thread) {
-    inertia_work *work = context;
+static void measure_run(void *context, int tile, int thread) {
+    measuring *work = context;
     const fn_km *km = work->km;
-    double *row = km->scratch + (size_t)thread * km->scratch_stride, sum = 0;
+    double *values = km->scratch + (size_t)thread * km->scratch_stride, sum = 0;
+    const double half = km->data.cosine ? 0.5 : 1;
     for (int64_t i = km->n * tile / INERTIA_BLOCKS; i < km->n * (tile + 1) / INERTIA_BLOCKS; i++) {
-        fn_km_row(&km->rows, i, row);
+        bool wide;
+        const void *row = fn_km_peek(&km->rows, i, 0, values, &wide);
         const double *center = km->centers + (int64_t)km->labels[i] * km->d;
-        sum += fn_km_weight(&km->data, i) * fn_km_distance(row, center, km->d);
+        const double distance = half * km->kernel->distance(row, wide, center, km->d);
+        if (work->distances) work->distances[i] = distance;
+        sum += fn_km_weight(&km->data, i) * distance;
     }
     work->parts[tile] = sum;
 }
 
-static double inertia(fn_km *km) {
-    const double half = km->data.cosine ? 0.5 : 1, quick = fn_km_inertia_of_sums(km);
-    if (quick >= 0) return half * quick;
-    double parts[INERTIA_BLOCKS], sum = 0;
-    inertia_work work = {km, parts, 0};
+/* Squared distances (cosine: 1 - cos) to the labels' centres, one by one; returns the inertia. */
+double fn_km_measure(fn_km *km, double *distances) {
+    measuring work = {.km = km, .distances = distances};
     fn_parallel_run(fn_km_threads(km, (double)(km->n * km->d), 1),
-                    &(fn_work_list){inertia_next, inertia_run, &work, 1e6});
-    for (int b = 0; b < INERTIA_BLOCKS; b++) sum += parts[b];
-    return half * sum;
+                    &(fn_work_list){measure_next, measure_run, &work, 1e6});
+    double sum = 0;
+    for (int b = 0; b < INERTIA_BLOCKS; b++) sum += work.parts[b];
+    return sum;
+}
+
+static double inertia(fn_km *km) {
+    const double quick = fn_km_inertia_of_sums(km);
+    return quick < 0 ? fn_km_measure(km, NULL) : km->data.cosine ? 0.5 * quick : quick;
 }
 
 fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double seconds,

@@ -61,6 +61,11 @@ typedef struct fn_km_kernels {
     /* Sums over columns of x * y, in 4 vectors: the rounding error is at most (d / (4 lanes) + 10)
      * units of |x| |y|. */
     float (*dot)(const float *x, const float *y, int64_t d);
+    /* Sum over columns of (row - center)^2 in float64; a row of float64 (`wide`) or float32. */
+    double (*distance)(const void *row, bool wide, const double *center, int64_t d);
+    /* Products x.c to distances, half[j] = |c|^2 / 2; -1 where cancellation left too few digits:
+     * then false. `cosine`: half the square. */
+    bool (*distances)(float *products, const float *half, float squares, int64_t k, bool cosine);
     /* Sum over columns of (x - y)^2. */
     float (*gap)(const float *x, const float *y, int64_t d);
     /* Bounds of `count` points follow the centres: upper += up[label], lower -= down[label], and

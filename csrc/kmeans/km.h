@@ -39,6 +39,7 @@ struct fn_km {
     double *weights, *weights_low; /* (k), likewise */
     int64_t *members;              /* (k): points of positive weight */
     double *moved; /* (groups, k, d + 2): columns, weight and members moved this iteration */
+    bool no_sums;  /* labels alone are wanted */
     bool sliced;   /* one group, tasks are slices of columns; else a task a group */
     int32_t *labels;
     bool converged; /* the last iteration moved nothing: labels belong to the centres */
@@ -131,6 +132,12 @@ void fn_km_link(fn_km_space *s, int found, int count);
 void fn_km_project_points(const fn_km *km, const float *rows, int64_t ld, int64_t count, float *out,
                           int64_t out_ld);
 void fn_km_assign_tile(fn_km *km, int tile, int thread);
+
+/* fit.c: fits that do one assignment (`sums`: and sum it), or none. */
+fn_km *fn_km_new_once(const fn_km_data *data, int64_t k, bool sums, int threads);
+fn_km *fn_km_new_rows(const fn_km_data *data, int64_t k, int threads);
+void fn_km_assign_all(fn_km *km);
+double fn_km_measure(fn_km *km, double *distances);
 
 /* sums.c */
 void fn_km_sum_tiles(fn_km *km, int64_t first, int task, int thread);

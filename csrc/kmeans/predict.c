@@ -2,105 +2,120 @@
 #include <math.h>
 #include <string.h>
 
+#include "gemm.h"
 #include "kmeans/km.h"
 
-enum { PREDICT_TILE = 256, PREDICT_GROUPS = 32 };
+/* ---- the nearest centre: one assignment of a fit ---- */
 
-typedef struct {
-    fn_km_rows rows;
-    int64_t n, d, k, per_group;
-    const double *centers;
-    int32_t *labels;
-    double *distances, *scratch, *sums; /* sums: (groups, k, d + 1) */
-    void *out;
-    fn_dtype out_dtype;
-    double inertia[PREDICT_GROUPS];
-    int pass;
-} prediction;
-
-static int predict_next(void *context) {
-    return ((prediction *)context)->pass++ ? -1 : PREDICT_GROUPS;
-}
-
-static void assign_row(prediction *p, int64_t i, const double *row, int group) {
-    int64_t best = 0;
-    double least = INFINITY;
-    for (int64_t j = 0; j < p->k; j++) {
-        const double distance = fn_km_distance(row, p->centers + j * p->d, p->d);
-        if (distance < least) least = distance, best = j;
+static void copy_sums(const fn_km *km, double *sums, double *counts) {
+    for (int64_t j = 0; j < km->k; j++) {
+        const double weight = km->weights[j] + km->weights_low[j];
+        counts[j] += weight;
+        for (int64_t c = 0; c < km->d; c++) {
+            const int64_t e = j * km->d + c;
+            sums[e] += (km->sums[e] + km->sums_low[e]) + weight * km->shift[c];
+        }
     }
-    const double weight = fn_km_weight(p->rows.data, i);
-    if (p->labels) p->labels[i] = (int32_t)best;
-    if (p->distances) p->distances[i] = least;
-    p->inertia[group] += weight * least;
-    if (!p->sums) return;
-    double *sum = p->sums + ((int64_t)group * p->k + best) * (p->d + 1);
-    for (int64_t c = 0; c < p->d; c++) sum[c] += weight * row[c];
-    sum[p->d] += weight;
-}
-
-static void transform_row(const prediction *p, int64_t i, const double *row) {
-    for (int64_t j = 0; j < p->k; j++) {
-        const double squared = fn_km_distance(row, p->centers + j * p->d, p->d);
-        const double distance = p->rows.scales ? 0.5 * squared : sqrt(squared);
-        if (p->out_dtype == FN_F64)
-            ((double *)p->out)[i * p->k + j] = distance;
-        else
-            ((float *)p->out)[i * p->k + j] = (float)distance;
-    }
-}
-
-static void predict_run(void *context, int group, int thread) {
-    prediction *p = context;
-    double *row = p->scratch + (int64_t)thread * (p->d + 8);
-    fn_thread_report(thread);
-    const int64_t end = p->n * (group + 1) / PREDICT_GROUPS;
-    for (int64_t i = p->n * group / PREDICT_GROUPS; i < end; i++) {
-        fn_km_row(&p->rows, i, row);
-        if (p->out)
-            transform_row(p, i, row);
-        else
-            assign_row(p, i, row, group);
-    }
-}
-
-static fn_status run(prediction *p, const fn_km_data *data, int threads) {
-    p->n = data->n, p->d = data->d;
-    p->scratch = fn_alloc((size_t)(data->d + 8) * FN_MAX_THREADS * sizeof(double));
-    if (!p->scratch) return FN_ENOMEM;
-    const fn_status status = fn_km_rows_begin(&p->rows, data);
-    if (status == FN_OK) {
-        const int used = fn_parallel_choose((double)p->n * (double)(p->k * p->d), 1, threads);
-        fn_parallel_run(used, &(fn_work_list){predict_next, predict_run, p, 1e6});
-    }
-    fn_free(p->scratch);
-    fn_km_rows_end(&p->rows);
-    return status;
 }
 
 fn_status fn_km_assign(const fn_km_data *data, int64_t k, const double *centers, int32_t *labels,
                        double *distances, double *sums, double *counts, int threads,
                        double *inertia) {
-    prediction p = {.k = k, .centers = centers, .labels = labels, .distances = distances};
-    const int64_t d = data->d;
-    if (sums && !(p.sums = fn_alloc((size_t)(PREDICT_GROUPS * k * (d + 1)) * sizeof(double))))
-        return FN_ENOMEM;
-    const fn_status status = run(&p, data, threads);
-    *inertia = 0;
-    for (int g = 0; g < PREDICT_GROUPS && status == FN_OK; g++) {
-        *inertia += p.inertia[g];
-        for (int64_t j = 0; j < k && sums; j++) {
-            const double *sum = p.sums + (g * k + j) * (d + 1);
-            for (int64_t c = 0; c < d; c++) sums[j * d + c] += sum[c];
-            counts[j] += sum[d];
-        }
+    fn_km *km = fn_km_new_once(data, k, sums != NULL, threads);
+    if (!km) return FN_ENOMEM;
+    fn_km_start(km, centers, NULL);
+    fn_km_assign_all(km);
+    if (labels) memcpy(labels, km->labels, (size_t)km->n * sizeof *labels);
+    if (inertia || distances) {
+        const double sum = fn_km_measure(km, distances);
+        if (inertia) *inertia = sum;
     }
-    fn_free(p.sums);
-    return status;
+    if (sums) copy_sums(km, sums, counts);
+    fn_km_free(km);
+    return FN_OK;
+}
+
+/* ---- all distances: |x|^2 + |c|^2 - 2 x.c less the shift, or differences where that cancels ----
+ */
+
+enum { ROWS = 64 };
+
+typedef struct {
+    fn_km *km;
+    void *out;
+    fn_dtype dtype;
+    int tiles, pass;
+} transformation;
+
+static int transform_next(void *context) {
+    transformation *w = context;
+    return w->pass++ ? -1 : w->tiles;
+}
+
+static void put(const transformation *w, int64_t row, int64_t j, double squared) {
+    const fn_km *km = w->km;
+    const double distance = km->data.cosine ? 0.5 * squared : sqrt(squared);
+    if (w->dtype == FN_F64)
+        ((double *)w->out)[row * km->k + j] = distance;
+    else
+        ((float *)w->out)[row * km->k + j] = (float)distance;
+}
+
+static void exact_rows(const transformation *w, int64_t first, int count, double *values) {
+    const fn_km *km = w->km;
+    for (int64_t i = first; i < first + count; i++) {
+        bool wide;
+        const void *row = fn_km_peek(&km->rows, i, 0, values, &wide);
+        for (int64_t j = 0; j < km->k; j++)
+            put(w, i, j, km->kernel->distance(row, wide, km->centers + j * km->d, km->d));
+    }
+}
+
+/* float32: products first; an element that lost more than about two bits is computed anew. */
+static void product_rows(const transformation *w, int64_t first, int count, fn_km_space *s) {
+    fn_km *km = w->km;
+    const int64_t k = km->k;
+    float *out = (float *)w->out + first * k;
+    fn_km_load(km, first, NULL, count, s->rows, km->ld, s->row);
+    fn_sgemm(false, true, count, k, km->d, s->rows, km->ld, km->rounded, km->ld, 0, out, k);
+    for (int i = 0; i < count; i++) {
+        const float *row = s->rows + i * km->ld;
+        const float squares = km->kernel->dot(row, row, km->d);
+        if (km->kernel->distances(out + i * k, km->scan.half, squares, k, km->data.cosine))
+            continue;
+        bool wide;
+        const void *values = fn_km_peek(&km->rows, first + i, 0, s->row, &wide);
+        for (int64_t j = 0; j < k; j++)
+            if (!(out[i * k + j] >= 0))
+                put(w, first + i, j,
+                    km->kernel->distance(values, wide, km->centers + j * km->d, km->d));
+    }
+}
+
+static void transform_run(void *context, int tile, int thread) {
+    transformation *w = context;
+    fn_km_space *s = fn_km_space_of(w->km, thread);
+    const int64_t first = (int64_t)tile * ROWS;
+    const int count = (int)(w->km->n - first < ROWS ? w->km->n - first : ROWS);
+    fn_thread_report(thread);
+    if (w->dtype == FN_F64 || w->km->exact_only)
+        exact_rows(w, first, count, s->row);
+    else
+        product_rows(w, first, count, s);
 }
 
 fn_status fn_km_transform(const fn_km_data *data, int64_t k, const double *centers, void *out,
                           fn_dtype out_dtype, int threads) {
-    prediction p = {.k = k, .centers = centers, .out = out, .out_dtype = out_dtype};
-    return run(&p, data, threads);
+    fn_km *km = fn_km_new_rows(data, k, threads);
+    if (!km) return FN_ENOMEM;
+    fn_km_start(km, centers, NULL);
+    for (int64_t j = 0; j < k; j++) /* |c|^2 / 2 itself, not a bound */
+        km->scan.half[j] += 0.4f * km->scan.slack[j];
+    transformation w = {.km = km, .out = out, .dtype = out_dtype};
+    w.tiles = (int)((km->n + ROWS - 1) / ROWS);
+    const double ns = (double)km->n * (double)(km->k * km->d) * 0.03;
+    fn_parallel_run(fn_km_threads(km, ns, 1),
+                    &(fn_work_list){transform_next, transform_run, &w, 1e6});
+    fn_km_free(km);
+    return FN_OK;
 }
