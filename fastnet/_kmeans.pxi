@@ -269,9 +269,9 @@ cdef class KMeansFit:
 def kmeans_assign(x, const double[:, ::1] centers not None, *, int[::1] labels=None, double[::1] distances=None,
                   double[:, ::1] sums=None, double[::1] counts=None, sample_weight=None, str metric="euclidean",
                   int threads=0, bint inertia=True):
-    """Nearest of `centers` (k, d) for each row of x: int32 `labels` (n,), squared `distances` (n,; cosine:
-    1 - cos); returns the inertia.
+    """Nearest of `centers` (k, d) for each row of x: int32 `labels` (n,), squared `distances` (n,); returns the inertia.
 
+    The inertia is the weighted sum of the squares, for cosine as well: of rows of length 1, 2 (1 - cos).
     inertia=False saves the time to compute it; None is returned.
     sums (k, d) and counts (k,) float64, given together: the weighted sums of rows and the weights of each
     cluster are added to them, so results of parts of x add up. x, sample_weight, metric: see KMeansFit.

@@ -291,19 +291,18 @@ static void measure_run(void *context, int tile, int thread) {
     measuring *work = context;
     const fn_km *km = work->km;
     double *values = km->scratch + (size_t)thread * km->scratch_stride, sum = 0;
-    const double half = km->data.cosine ? 0.5 : 1;
     for (int64_t i = km->n * tile / INERTIA_BLOCKS; i < km->n * (tile + 1) / INERTIA_BLOCKS; i++) {
         bool wide;
         const void *row = fn_km_peek(&km->rows, i, 0, values, &wide);
         const double *center = km->centers + (int64_t)km->labels[i] * km->d;
-        const double distance = half * km->kernel->distance(row, wide, center, km->d);
+        const double distance = km->kernel->distance(row, wide, center, km->d);
         if (work->distances) work->distances[i] = distance;
         sum += fn_km_weight(&km->data, i) * distance;
     }
     work->parts[tile] = sum;
 }
 
-/* Squared distances (cosine: 1 - cos) to the labels' centres, one by one; returns the inertia. */
+/* Squared distances to the labels' centres, one by one; returns their weighted sum. */
 double fn_km_measure(fn_km *km, double *distances) {
     measuring work = {.km = km, .distances = distances};
     fn_parallel_run(fn_km_threads(km, (double)(km->n * km->d), 1),
@@ -315,7 +314,8 @@ double fn_km_measure(fn_km *km, double *distances) {
 
 static double inertia(fn_km *km) {
     const double quick = fn_km_inertia_of_sums(km);
-    return quick < 0 ? fn_km_measure(km, NULL) : km->data.cosine ? 0.5 * quick : quick;
+    const double sum = quick < 0 ? fn_km_measure(km, NULL) : quick;
+    return km->data.cosine ? 0.5 * sum : sum; /* 1 - cos is half the square */
 }
 
 fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double seconds,

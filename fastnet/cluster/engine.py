@@ -58,6 +58,7 @@ def nearest(
         as_engine_reads(x), centers, labels=labels, distances=distances, sums=sums, counts=counts,
         sample_weight=weights, metric=metric_name(cosine), threads=threads,
     )  # fmt: skip
+    assert inertia is not None
     return inertia / 2 if cosine else inertia
 
 
