@@ -5,8 +5,7 @@
 #include "internal.h"
 
 enum {
-    PER_PART = 16, /* lanes in a part of the batch: threads end together */
-    LEAST = 4,     /* ... unless all lanes would need more than MEMORY floats */
+    LEAST = 4, /* ... unless all lanes would need more than MEMORY floats */
     MEMORY = 2 * 1024 * 1024
 };
 
@@ -33,7 +32,7 @@ void fn_plan_lay_out_lanes(fn_plan *plan) {
         op->lane_offset = plan->lane_stride;
         plan->lane_stride += op->lane;
     }
-    int lanes = PER_PART;
+    int lanes = FN_LANES_A_PART;
     while (lanes > LEAST && (size_t)lanes * plan->lane_stride > MEMORY) lanes /= 2;
     while (lanes > 1 && lanes / 2 >= rows) lanes /= 2;
     plan->lanes = parts * lanes;

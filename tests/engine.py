@@ -82,6 +82,8 @@ class Net:
         else:
             shape = attributes.pop("shape", shape)
             params = [self._param(tuple(p), False) for p in attributes.pop("params", ())]
+            fixed = attributes.pop("statistics", ())
+            params += [self._param(tuple(p), False, trainable=False) for p in fixed]
         y = self.plan.buffer(shape)
         self.plan.op(name, [self.last], [y], params, layer=layer, **attributes)
         self.buffers.append(y)

@@ -203,6 +203,20 @@ def norm_backward(x, gamma=None, beta=None, *, dy, epsilon, groups=None):
     return dx, dgamma, None if beta is None else dy.sum(axis=pixels)
 
 
+def batch_norm_forward(x, gamma=None, beta=None, *, epsilon):
+    """Over all rows and pixels, as training does."""
+    z = standardised(x, tuple(range(x.ndim - 1)), epsilon)[0]
+    return z * (1.0 if gamma is None else gamma) + (0.0 if beta is None else beta)
+
+
+def batch_norm_backward(x, gamma=None, beta=None, *, dy, epsilon):
+    pixels = tuple(range(x.ndim - 1))
+    z, inverse = standardised(x, pixels, epsilon)
+    dx = standardised_backward(z, inverse, pixels, dy * (1.0 if gamma is None else gamma))
+    dgamma = None if gamma is None else (dy * z).sum(axis=pixels)
+    return dx, dgamma, None if beta is None else dy.sum(axis=pixels)
+
+
 def sample_norm(case, rng):
     """Rows far from zero: a variance from sums of squares would lose its digits."""
     arrays = sample_normal(case, rng)
@@ -229,7 +243,17 @@ _GROUP_NORMS = (
     _norm((2, 3, 5, 6), ("beta",), groups=3), _norm((2, 3, 5, 6), (), groups=2, epsilon=0.5),
 )  # fmt: skip
 
+_BATCH_NORMS = (
+    *(_norm(shape) for shape in ((7, 5), (9, 15), (5, 16), (33, 17), (40, 33), (19, 97),
+                                 (7, 3, 5), (1, 7, 5, 3), (7, 7, 5, 1), (3, 5, 7, 6), (21, 3, 3, 8),
+                                 (5, 9, 9, 16), (18, 2, 3, 17), (4, 3, 2, 33), (2, 5, 5, 66))),
+    _norm((6, 9), ("gamma",)), _norm((6, 9), ("beta",)), _norm((6, 9), (), epsilon=0.5),
+)  # fmt: skip
+
 IMAGE_OPS: dict[str, Op] = {
+    "batch_norm": Op(
+        batch_norm_forward, batch_norm_backward, _BATCH_NORMS, sample_norm, ("x", "gamma", "beta")
+    ),
     "layer_norm": Op(
         norm_forward, norm_backward, _LAYER_NORMS, sample_norm, ("x", "gamma", "beta")
     ),

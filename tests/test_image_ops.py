@@ -10,6 +10,8 @@ import reference_images as ref_images
 from engine import Net, U, assert_within, dense
 from test_ops import cases_of, not_near_zero, samples, through
 
+from fastnet import _core
+
 pytestmark = pytest.mark.usefixtures("always_thread")
 
 
@@ -112,6 +114,76 @@ def test_layer_norm(level, case):
 @cases_of("group_norm")
 def test_group_norm(level, case):
     norm_case("group_norm", case)
+
+
+@cases_of("batch_norm")
+def test_batch_norm(level, case):
+    """As for the other norms; the sums run over all rows and pixels."""
+    arrays, dy = samples("batch_norm", case)
+    x, n, pixels = arrays["x"], dy[..., 0].size, tuple(range(dy.ndim - 1))
+    affine, shape = [k for k in ("gamma", "beta") if k in arrays], x.shape[-1:]
+    layer = ("batch_norm", {"params": [shape] * len(affine), "statistics": [shape] * 2,
+                            "scale": int("gamma" in arrays), "center": int("beta" in arrays),
+                            **case.attributes})  # fmt: skip
+    moving = [np.full(shape, 1e9), np.full(shape, 1e9)]  # training does not look at them
+    result = through([layer], [*(arrays[k] for k in affine), *moving], x, dy)
+    if result is None:
+        return
+    op, gamma = ref.OPS["batch_norm"], arrays.get("gamma", 1.0)
+    gradients = [g for g in op.backward(**arrays, dy=dy, **case.attributes) if g is not None]
+    not_near_zero(*gradients)
+    z, inverse = ref_images.standardised(x, pixels, case.attributes["epsilon"])
+    off = (n / 16 + 16) * U * abs(x).mean(pixels) * inverse
+    moved = (off + 64 * U) * (1 + abs(z))
+    assert_within(result[0], op.forward(**arrays, **case.attributes),
+                  moved * abs(gamma) + 4 * U * abs(arrays.get("beta", 0.0)), "y")  # fmt: skip
+    dz = abs(dy * gamma)
+    size = (dz + dz.mean(pixels) * (1 + abs(z)) ** 2 * 4) * inverse
+    assert_within(result[1], gradients[0], 2 * moved.max() * size, "dx")
+    sums = {"gamma": (abs(dy) * (moved + n * U * abs(z))).sum(pixels),
+            "beta": (n + 8) * U * abs(dy).sum(pixels)}  # fmt: skip
+    for got, want, which in zip(result[2:], gradients[1:], affine, strict=False):
+        assert_within(got, want, sums[which], which)
+
+
+@pytest.mark.parametrize("shape", [(23, 5), (23, 3, 2, 17)], ids=str)
+def test_batch_norm_moves_its_statistics_and_predicts_with_them(level, shape):
+    """Two steps of training, one of them smaller; then prediction, alone and in a batch."""
+    rng = np.random.default_rng(7)
+    x, channels = rng.standard_normal(shape).astype(np.float32) * 2 + 1, shape[-1]
+    layer = ("batch_norm", {"params": [(channels,)] * 2, "statistics": [(channels,)] * 2,
+                            "momentum": 0.9})  # fmt: skip
+    net = Net(shape[1:], [layer], loss="mse", max_rows=16)
+    start = [np.full(channels, v) for v in (1.5, -0.5, 0.0, 1.0)]
+    net.set_weights(start)
+    net.need("sgd")
+    want = [np.zeros(channels), np.ones(channels)]
+    pixels = tuple(range(x.ndim - 1))
+    for part in (x[:16], x[16:]):
+        now = part.astype(np.float64)
+        want = [0.9 * m + 0.1 * s for m, s in
+                zip(want, (now.mean(pixels), now.var(pixels)), strict=True)]  # fmt: skip
+    result = net.run(x, np.zeros_like(x), optimizer=net_optimizer(), rate=0.0, threads=2)
+    assert (result.status, result.steps) == ("ok", 2)
+    gamma, beta, mean, variance = net.weights()
+    assert_within(mean, want[0], 1e-5)
+    assert_within(variance, want[1], 1e-5)
+    assert np.array_equal(gamma, start[0].astype(np.float32))
+    frozen = Net(shape[1:], [layer], loss="mse", max_rows=32, update="none")
+    frozen.set_weights(start)
+    assert frozen.run(x, np.zeros_like(x)).status == "ok"
+    assert not frozen.weights()[2].any()  # gradients alone move nothing
+    ready = Net(shape[1:], [layer], mode="predict", max_rows=16)
+    ready.set_weights([gamma, beta, mean, variance])
+    y = ready.predict(x)
+    z = (x - want[0]) / np.sqrt(want[1] + 1e-3)
+    assert_within(y, 1.5 * z - 0.5, 1e-4)
+    for rows in (1, 5, 16):
+        assert np.array_equal(ready.predict(x, batch=rows, threads=3), y)
+
+
+def net_optimizer():
+    return _core.Optimizer("sgd")
 
 
 @cases_of("spatial_dropout")

@@ -24,7 +24,7 @@ from .core import (
     Reshape,
 )
 from .merge import Add, Average, Concatenate, Maximum, Multiply, Subtract
-from .normalization import GroupNorm, LayerNorm
+from .normalization import BatchNorm, GroupNorm, LayerNorm
 from .pooling import (
     AvgPool1D,
     AvgPool2D,
@@ -48,6 +48,7 @@ from .shaping import (
 
 Rescaling = Rescale
 LayerNormalization, GroupNormalization = LayerNorm, GroupNorm
+BatchNormalization = BatchNorm
 Convolution1D, Convolution2D, Convolution2DTranspose = Conv1D, Conv2D, Conv2DTranspose
 DepthwiseConvolution2D, SeparableConvolution2D = DepthwiseConv2D, SeparableConv2D
 MaxPooling1D, MaxPooling2D = MaxPool1D, MaxPool2D
@@ -64,6 +65,8 @@ __all__ = [
     "AveragePooling2D",
     "AvgPool1D",
     "AvgPool2D",
+    "BatchNorm",
+    "BatchNormalization",
     "Concatenate",
     "Conv1D",
     "Conv2D",

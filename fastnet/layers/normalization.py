@@ -1,4 +1,5 @@
-"""Layers that normalise what flows through them. Kernels: csrc/ops/layer_norm.c, group_norm.c."""
+"""Layers that normalise what flows through them. Kernels: csrc/ops/layer_norm.c, group_norm.c,
+batch_norm.c."""
 
 from __future__ import annotations
 
@@ -160,3 +161,87 @@ class GroupNorm(_Norm):
 
     def config(self):
         return {"groups": self.groups, **super().config()}
+
+
+class BatchNorm(_Norm):
+    """``y = (x - mean) / sqrt(var + epsilon) * gamma + beta``; x (n, ..., c) -> y (n, ..., c).
+
+    Training takes mean and variance of each channel over all rows and pixels of the minibatch, and
+    moves the moving ones towards them: ``moving = moving * momentum + batch * (1 - momentum)``.
+    Prediction takes the moving ones, as one scale and offset in the tile of the layer before it
+    (Ioffe and Szegedy, ICML 2015).
+
+    Parameters
+    ----------
+    axis : int, default -1
+        The last axis; no other is supported.
+    momentum : float in [0, 1], default 0.99
+    epsilon : float > 0, default 1e-3
+    center : bool, default True
+        Whether there is a beta.
+    scale : bool, default True
+        Whether there is a gamma.
+    beta_initializer : str, Initializer or callable(shape, rng), default "zeros"
+    gamma_initializer : the same, default "ones"
+    moving_mean_initializer : the same, default "zeros"
+    moving_variance_initializer : the same, default "ones"
+    name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        If epsilon is not positive, momentum is not in [0, 1], or the axis is not the last one.
+
+    Notes
+    -----
+    Weights: gamma (c,), beta (c,), moving_mean (c,), moving_variance (c,), float32; the moving ones
+    are not trained. The variance is that of the minibatch, divided by n (as in Keras). Sample
+    weights do not change the statistics. ``BatchNormalization`` is the same layer. Kernel code:
+    csrc/ops/batch_norm.c.
+    """
+
+    def __init__(
+        self,
+        axis: int = -1,
+        momentum: float = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        *,
+        name: str | None = None,
+    ):
+        super().__init__(
+            axis, epsilon, center, scale, beta_initializer, gamma_initializer, name=name
+        )
+        self.momentum = check.number("momentum", momentum, low=0, high=1)
+        self.moving_mean_initializer = get_initializer(moving_mean_initializer)
+        self.moving_variance_initializer = get_initializer(moving_variance_initializer)
+
+    def weights(self):
+        shape = self.input_shape[-1:]
+        mean, variance = self.moving_mean_initializer, self.moving_variance_initializer
+        return [
+            *super().weights(),
+            Weight("moving_mean", shape, mean, trainable=False),
+            Weight("moving_variance", shape, variance, trainable=False),
+        ]
+
+    def lower(self, to, x):
+        return to.op(
+            "batch_norm", to.in_shape(x), self.output_shape, params=to.params(),
+            momentum=self.momentum, epsilon=self.epsilon, scale=int(self.scale),
+            center=int(self.center),
+        )  # fmt: skip
+
+    def config(self):
+        result = {"momentum": self.momentum, **super().config()}
+        defaults = {"moving_mean_initializer": "zeros", "moving_variance_initializer": "ones"}
+        for key, default in defaults.items():
+            chosen = initializer_config(getattr(self, key))
+            if chosen != initializer_config(get_initializer(default)):
+                result[key] = chosen
+        return result

@@ -1,0 +1,140 @@
+"""Networks with batch normalisation: statistics of the whole batch change no promise."""
+
+import numpy as np
+import pytest
+
+import fastnet as fn
+from fastnet import layers
+
+
+def rows(n, shape, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, *shape)).astype(np.float32), rng.integers(4, size=n)
+
+
+def pictures():
+    return fn.Sequential(
+        [
+            layers.Conv2D(6, 3, use_bias=False),
+            layers.BatchNorm(momentum=0.8),
+            layers.Activation("relu"),
+            layers.MaxPool2D(2),
+            layers.Conv2D(5, 3, padding="same", use_bias=False),
+            layers.BatchNorm(momentum=0.8, scale=False),
+            layers.Activation("relu"),
+            layers.GlobalAvgPool2D(),
+            layers.Dense(4, "softmax"),
+        ],
+        seed=1,
+    ), (9, 7, 3)
+
+
+def numbers():
+    return fn.Sequential(
+        [
+            layers.BatchNorm(momentum=0.8, center=False),
+            layers.Dense(140, use_bias=False),
+            layers.BatchNorm(momentum=0.8),
+            layers.Activation("tanh"),
+            layers.Dense(4, "softmax"),
+        ],
+        seed=1,
+    ), (131,)
+
+
+def trained(make, threads, n=70, batch=32, epochs=2, **options):
+    net, shape = make()
+    x, y = rows(n, shape)
+    with fn.threads(threads):
+        fn.Trainer(net, optimizer="adam", **options).fit(
+            x, y, batch_size=batch, epochs=epochs, seed=3
+        )
+    return net
+
+
+@pytest.mark.parametrize("make", [pictures, numbers])
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_same_bits_for_any_number_of_threads(level, always_thread, make, lanes):
+    want = trained(make, 1, lanes=lanes).get_weights()
+    for threads in (2, 3, 4, 8):
+        got = trained(make, threads, lanes=lanes).get_weights()
+        for a, b in zip(want, got, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("make", [pictures, numbers])
+def test_weights_lie_as_in_keras_and_statistics_move(make):
+    net, shape = make()
+    net.build(shape)
+    names = [weight.name for _, weight in net._weight_list()]
+    i = names.index("beta")
+    assert "gamma" in names
+    assert names[i + 1 : i + 3] == ["moving_mean", "moving_variance"]
+    before = net.get_weights()
+    assert not before[i + 1].any()
+    assert (before[i + 2] == 1).all()
+    after = trained(make, 1).get_weights()
+    for a, b in zip(before, after, strict=True):
+        assert not np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("make", [pictures, numbers])
+def test_prediction_uses_moving_statistics_row_by_row(level, make):
+    net = trained(make, 2)
+    x, y = rows(23, net.input_shape, seed=5)
+    whole = net.predict(x)
+    for i in (0, 7, 22):
+        assert np.array_equal(net.predict(x[i : i + 1])[0], whole[i])
+    share = (net.predict_classes(x) == y).mean()
+    before = net.get_weights()
+    assert fn.Trainer(net, metrics=["accuracy"]).evaluate(x, y)["accuracy"] == pytest.approx(share)
+    for a, b in zip(before, net.get_weights(), strict=True):
+        assert np.array_equal(a, b)
+
+
+def training_loss(net, x, y):
+    """The loss as a step of training sees it."""
+    trainer = fn.Trainer(net, optimizer=fn.optimizers.SGD(1e-30))
+    return trainer.fit(x, y, batch_size="full", epochs=1)["loss"][0]
+
+
+@pytest.mark.parametrize("make", [pictures, numbers])
+def test_gradients_are_those_of_central_differences(make):
+    net, shape = make()
+    net.build(shape)
+    rng = np.random.default_rng(2)
+    net.set_weights([w + 0.1 * rng.standard_normal(w.shape) for w in net.get_weights()])
+    x, y = rows(12, shape, seed=4)
+    gradients = fn.Trainer(net).gradients(x, y)
+    start = net.get_weights()
+    checked = 0
+    for i, (_, weight) in enumerate(net._weight_list()):
+        if not weight.trainable:
+            continue
+        assert np.abs(gradients[i]).max() > 1e-4
+        direction = np.sign(gradients[i]) * 0.02 / np.sqrt(gradients[i].size)
+        sides = []
+        for sign in (1, -1):
+            net.set_weights([w + sign * direction if j == i else w for j, w in enumerate(start)])
+            sides.append(training_loss(net, x, y))
+        slope = (sides[0] - sides[1]) / 2
+        assert slope == pytest.approx((gradients[i] * direction).sum(), rel=0.05, abs=2e-5)
+        checked += 1
+    assert checked >= 4
+
+
+def test_saved_and_loaded(tmp_path):
+    net = trained(pictures, 1)
+    x, _ = rows(5, net.input_shape)
+    net.save(tmp_path / "net.safetensors")
+    assert np.array_equal(fn.load(tmp_path / "net.safetensors").predict(x), net.predict(x))
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="momentum"):
+        layers.BatchNorm(momentum=1.5)
+    with pytest.raises(ValueError, match="epsilon"):
+        layers.BatchNorm(epsilon=0)
+    with pytest.raises(ValueError, match="last axis only"):
+        fn.Sequential([layers.Input((4, 3)), layers.BatchNorm(axis=1)]).build((4, 3))
+    assert layers.BatchNormalization is layers.BatchNorm
