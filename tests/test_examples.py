@@ -154,6 +154,30 @@ def test_train_mnist_cnn(tmp_path, fastnet_data):
     assert (net.predict_classes(x) == y).mean() * 100 == pytest.approx(accuracy, abs=0.006)
 
 
+def test_colors_of_a_picture(tmp_path):
+    text = run(tmp_path, "colors_of_a_picture.py")
+    assert number(r"^86400 pixels, (\d+) different colours", text) > 10_000
+    errors = [float(e) for e in re.findall(r"^ +\d+ colours: +(\S+) of 255", text, re.M)]
+    assert len(errors) == 4
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 8 < 25 < errors[0]
+
+
+def test_digits_without_labels(tmp_path):
+    text = run(tmp_path, "digits_without_labels.py")
+    piles = re.findall(r"^pile \d: (\d+) images, (\d+)% of them are a (\d)$", text, re.M)
+    assert sum(int(size) for size, _, _ in piles) == 1437
+    assert len({digit for _, _, digit in piles}) >= 8
+    assert number(r"called: (\S+)% of 360 right", text) > 65
+
+
+@pytest.mark.parametrize("groups", [4, 6])
+def test_how_many_clusters(tmp_path, groups):
+    text = run(tmp_path, "how_many_clusters.py", "--groups", str(groups))
+    assert number(r"^silhouette: (\d+) groups", text) == groups
+    assert number(r"^BIC: (\d+) groups", text) == groups
+
+
 @pytest.mark.parametrize("script", PLOTTING)
 def test_plots(tmp_path, script):
     pytest.importorskip("matplotlib")
