@@ -111,11 +111,12 @@ class Lowering:
             numbers = [self.plan.param(w.shape, w.decay, w.trainable) for w in weights]
             self._params[id(layer)] = numbers
             self._trained |= {n for n, w in zip(numbers, weights, strict=True) if w.trainable}
-        #: Sources that no op has read yet: their number, scale and offset.
-        self._open: dict[int, tuple[int, float, float]] = {}
-        self.sources = [self.buffer(shape) for shape in network._graph.input_shapes]
-        for i, buffer in enumerate(self.sources):
-            self._open[buffer] = (i, 1.0, 0.0)
+        #: Source i is -1 - i until an op reads it: only then its scale, offset and shape are known.
+        self.sources = [-1 - i for i in range(network._graph.n_inputs)]
+        self._scaling = {x: (1.0, 0.0) for x in self.sources}
+        self._read: dict[int, int] = {}  # the buffer of each source that was read
+        for x, shape in zip(self.sources, network._graph.input_shapes, strict=True):
+            self.shapes[x] = self._declared[x] = shape
 
     def params(self) -> list[int]:
         """The engine's numbers of the current layer's weights."""
@@ -131,11 +132,19 @@ class Lowering:
         self.shapes[number] = self._declared[number] = shape
         return number
 
-    def close_source(self, x: int) -> None:
-        """Read rows: after this, a Rescale is an op of its own."""
-        if x in self._open:
-            source, scale, offset = self._open.pop(x)
-            self.read(x, source, scale=scale, offset=offset)
+    def real(self, x: int) -> int:
+        """The buffer of x. A source is read now: after this, a Rescale is an op of its own."""
+        if x >= 0:
+            return x
+        if x not in self._read:
+            self._read[x] = self.buffer(self._declared[x])
+            scale, offset = self._scaling[x]
+            self.read(self._read[x], -1 - x, scale=scale, offset=offset)
+        return self._read[x]
+
+    def _is_open(self, x: int) -> bool:
+        """Whether x is a source that nobody has read, and that one layer alone is going to."""
+        return x < 0 and x not in self._read and x not in self._several
 
     def read(self, x: int, source: int, **attributes: Any) -> None:
         """The rows of a source become x: mixed in pairs where that was asked for."""
@@ -146,9 +155,7 @@ class Lowering:
         **attributes: Any,
     ) -> int:  # fmt: skip
         """Add an op with one output; x: a buffer or several. Returns the output's buffer."""
-        inputs = [x] if isinstance(x, int) else list(x)
-        for number in inputs:
-            self.close_source(number)
+        inputs = [self.real(number) for number in ([x] if isinstance(x, int) else x)]
         y = self.buffer(shape)
         self.plan.op(name, inputs, [y], params, layer=self.layer, **attributes)
         self._made[y] = name
@@ -193,9 +200,9 @@ class Lowering:
         return self.op("activation", x, self.shapes[x], function=name)
 
     def rescale(self, x: int, scale: float, offset: float) -> int:
-        if x in self._open and x not in self._several:
-            source, before, shift = self._open[x]
-            self._open[x] = (source, before * scale, shift * scale + offset)
+        if self._is_open(x):
+            before, shift = self._scaling[x]
+            self._scaling[x] = (before * scale, shift * scale + offset)
             return x
         return self.op("rescale", x, self.shapes[x], scale=scale, offset=offset)
 
@@ -204,6 +211,8 @@ class Lowering:
         if x in self._several:  # somebody else reads them with theirs
             return self.op("rescale", x, shape)
         self.shapes[x] = shape
+        if self._is_open(x):
+            self._declared[x] = shape
         return x
 
     def in_shape(self, x: int) -> int:
@@ -270,16 +279,16 @@ def lower(network: Network, request: Request) -> Lowered:
         network._graph, to.sources, wishes or [Wish(True)] * len(network.output_names)
     )
     for source in to.sources:
-        to.close_source(source)
+        to.real(source)
     result = Lowered(to.plan, [], [path for path, _ in to.after], to.behind)
     if request.losses:
         _lower_losses(to, network, answers, result)
     elif request.layer is not None:
-        to.plan.op("output", [to.after[request.layer][1]])
+        to.plan.op("output", [to.real(to.after[request.layer][1])])
     else:
         for i, (y, _) in enumerate(answers):
             assert y is not None
-            to.plan.op("output", [y], target=i)
+            to.plan.op("output", [to.real(y)], target=i)
     to.plan.finish()
     return result
 
@@ -294,7 +303,7 @@ def _lower_losses(
     for value, logits in answers:
         x = value if logits is None else to.own(logits)
         assert x is not None
-        predictions.append(to.in_shape(x))
+        predictions.append(to.real(to.in_shape(x)))
     result.outputs += predictions
     source = len(to.sources)
     targets, weights = [], []
