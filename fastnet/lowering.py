@@ -113,7 +113,7 @@ class Lowering:
             self._trained |= {n for n, w in zip(numbers, weights, strict=True) if w.trainable}
         #: Source i is -1 - i until an op reads it: only then its scale, offset and shape are known.
         self.sources = [-1 - i for i in range(network._graph.n_inputs)]
-        self._scaling = {x: (1.0, 0.0) for x in self.sources}
+        self._scaling = dict.fromkeys(self.sources, (1.0, 0.0))
         self._read: dict[int, int] = {}  # the buffer of each source that was read
         for x, shape in zip(self.sources, network._graph.input_shapes, strict=True):
             self.shapes[x] = self._declared[x] = shape

@@ -10,6 +10,7 @@ import pytest
 
 import fastnet as fn
 from fastnet import _networkfile, layers
+from fastnet.cli import main
 
 
 def network():
@@ -259,3 +260,15 @@ def test_only_layers_of_fastnet_are_saved(tmp_path):
         net.save(tmp_path / "net")
     assert "Network" not in layers.LAYERS
     assert _networkfile._NESTED not in layers.LAYERS
+
+
+def test_commands_and_models_of_several_inputs(good, tmp_path, capsys):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(good)
+    assert main(["info", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "Inputs    a, b" in text
+    assert "Outputs   p, sum" in text
+    assert "tower, tower" in text
+    assert main(["predict", str(path), "three.png"]) == 2
+    assert "use it from Python" in capsys.readouterr().err

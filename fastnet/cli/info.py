@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from .common import percent, plural, say, shape_text, size
-from .model import CLASSES, Card, open_model
+from .model import CLASSES, Card, has_branches, read_card
 
 HELP = "describe a model file"
 EXAMPLES = """\
@@ -22,23 +22,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..storage import info
+    from ..storage import info, load
 
     about = info(args.model)
-    card: Card
-    network: Any
     if about.kind == "kmeans":
         return _centers(args, about)
-    network, card = open_model(args.model)
     if args.json:
+        load(args.model)  # whatever is wrong with its weights
         _print_json(about)
         return 0
+    network: Any = load(args.model)
+    file = f"File      {about.path}: {size(about.size)}, schema {about.schema}, {about.written_by}"
+    if has_branches(network):
+        say(file)
+        say(f"Inputs    {', '.join(network.input_names)}")
+        say(f"Outputs   {', '.join(network.output_names)}")
+        say()
+        network.summary(print_fn=say)
+        return 0
+    card = read_card(about.extra, network)
     inputs = f"images of {shape_text(network.input_shape)} pixels"
     if card.pixels is None or len(network.input_shape) == 1:
         inputs = f"rows of {plural(network.input_shape[0], 'feature')}"
         if len(network.input_shape) > 1:
             inputs = f"rows of shape {network.input_shape}"
-    say(f"File      {about.path}: {size(about.size)}, schema {about.schema}, {about.written_by}")
+    say(file)
     say(f"Input     {inputs}")
     say(f"Output    {_output(network, card)}")
     for line in _training(card):

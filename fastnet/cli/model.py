@@ -60,13 +60,29 @@ def open_model(path: str) -> tuple[Network, Card]:
     network = load(path)
     if not hasattr(network, "layers"):
         raise UsageError(f"{path}: it holds k-means centers, a network is wanted")
+    if has_branches(network):
+        raise UsageError(
+            f"{path} has the inputs {', '.join(network.input_names)} and the outputs "
+            f"{', '.join(network.output_names)}: use it from Python, fn.load(...).predict(...)"
+        )
     return network, read_card(read_extra(path), network)
+
+
+def has_branches(network: Network) -> bool:
+    """Whether it has several inputs or outputs, which commands know no files for."""
+    return len(network.input_names) > 1 or len(network.output_names) > 1
+
+
+def _last_activation(network: Network) -> str:
+    from ..outputs import last_activation
+
+    return last_activation(network, 0)[0]
 
 
 def read_card(extra: dict[str, Any], network: Any) -> Card:
     """A card from a model file's metadata, of which nothing is taken on trust."""
     outputs = network.output_shape[-1]
-    last = getattr(network.layers[-1], "activation", "linear")
+    last = _last_activation(network)
     guess = CLASSES if last == "softmax" or (last == "sigmoid" and outputs == 1) else NUMBERS
     asked = extra.get("task")
     task: str = asked if isinstance(asked, str) and asked in (CLASSES, NUMBERS) else guess
@@ -135,7 +151,7 @@ def as_rows(x: np.ndarray, network: Any, card: Card, where: str) -> np.ndarray:
 def scores(outputs: np.ndarray, network: Network, card: Card) -> np.ndarray:
     """A classifier's outputs as one probability a class, (n, classes)."""
     outputs = outputs.reshape(len(outputs), -1).astype(np.float64)
-    last = getattr(network.layers[-1], "activation", "linear")
+    last = _last_activation(network)
     if outputs.shape[1] == 1:
         p = outputs if last == "sigmoid" else 1 / (1 + np.exp(-np.clip(outputs, -500, 500)))
         return np.concatenate([1 - p, p], axis=1)
