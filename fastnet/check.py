@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import math
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,14 +144,14 @@ def part_name(name: str, names: Sequence[str], i: int) -> str:
 
 def parts(name: str, value: Any, names: Sequence[str]) -> list[tuple[str, Any]]:
     """(name for messages, array) for each of `names`: one array, a list or a dict of them."""
-    if isinstance(value, Mapping):
+    if len(names) == 1 and not isinstance(value, dict):
+        return [(name, value)]
+    if isinstance(value, dict):
         if set(value) != set(names):
             raise ValueError(
                 f"{name} must have the keys {', '.join(names)}, got {', '.join(map(str, value))}"
             )
         values = [value[key] for key in names]
-    elif len(names) == 1:
-        values = [value]
     else:
         if not isinstance(value, list | tuple):
             raise TypeError(

@@ -15,7 +15,7 @@ from .callbacks import CallbackList, plain
 from .errors import DivergenceError
 from .history import History
 from .losses import Custom
-from .lowering import Lowered, Request
+from .lowering import Lowered, prediction
 from .network import raise_bad_input
 from .progress import Progress
 from .targets import Data
@@ -208,7 +208,7 @@ def diverged_layer(network: Network, rows: tuple[np.ndarray, ...]) -> str:
     number = network.params.nonfinite()
     if number >= 0:
         return network._weight_names()[number].rpartition(".")[0]
-    labels = network._plan(Request("predict", 1)).labels
+    labels = network._plan(prediction(1)).labels
     for i, label in enumerate(labels):
         if not np.isfinite(network._predict(rows, None, layer=i)[0]).all():
             return label
@@ -238,7 +238,7 @@ class Fit:
             return
         trainer = self.trainer
         if trainer._snapshot is None:
-            trainer._snapshot = _core.Params(trainer.network._plan(Request("predict", 1)).plan)
+            trainer._snapshot = _core.Params(trainer.network._plan(prediction(1)).plan)
         trainer._snapshot.copy_weights(self.params)
         self.good, self.good_at = trainer._snapshot, now
 

@@ -8,7 +8,8 @@ gradient has one writer. Nothing else in Python knows how the engine computes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from . import _core
@@ -44,6 +45,19 @@ class Request:
     lanes: int = 1
     mixup: float = 0.0
     layer: int | None = None  # predict what this one of `Lowered.labels` gives
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, f.name) for f in fields(self)))
+
+    def __hash__(self) -> int:  # asked for with every call
+        return self._hash
+
+
+@lru_cache(maxsize=256)
+def prediction(rows: int, layer: int | None = None) -> Request:
+    """The request for a plan that predicts; always the same object, so its hash is there."""
+    return Request("predict", rows, layer=layer)
 
 
 @dataclass

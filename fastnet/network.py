@@ -15,7 +15,7 @@ import numpy as np
 from . import _core, check
 from .graph import MOST_CALLS, Graph, Nested, Tensor, as_tensor, chain, leaves, replay
 from .layers import Input, Layer
-from .lowering import Lowered, Request, lower
+from .lowering import Lowered, Request, lower, prediction
 
 #: Rows of one pass of predict; any number of rows gives the same bits.
 _PREDICT_ROWS = 1024
@@ -117,7 +117,7 @@ class Network:
 
     def _fill(self, values: Iterable[tuple[int, np.ndarray]]) -> None:
         """Allocate the weights and give them their first values, flat and by number."""
-        params = _core.Params(self._plan(Request("predict", 1)).plan)
+        params = _core.Params(self._plan(prediction(1)).plan)
         for number, flat in values:
             params.set(number, flat)
         self.params = params
@@ -294,6 +294,10 @@ class Network:
 
     def _inputs(self, name: str, x: Any) -> tuple[np.ndarray, ...]:
         """x as an array for each input, with the rows that the network wants."""
+        if len(self.input_names) == 1 and not isinstance(x, dict):
+            x = check.features(name, x)
+            self._need_built("predict", x)
+            return (check.rows(name, x, self.input_shape),)
         parts = check.parts(name, x, self.input_names)
         arrays = [check.features(what, part) for what, part in parts]
         self._need_built("predict", arrays[0])
@@ -364,7 +368,7 @@ class Network:
         n = len(xs[0])
         rows = min(n, batch_size or _PREDICT_ROWS) or 1
         rows = rows if rows in (1, _PREDICT_ROWS) else 1 << (rows - 1).bit_length()
-        lowered = self._plan(Request("predict", rows, layer=layer))
+        lowered = self._plan(prediction(rows, layer))
         shapes = self._graph.output_shapes if layer is None else [lowered.shapes[layer]]
         out = [np.empty((n, *shape), np.float32) for shape in shapes]
         rows = min(rows, n)

@@ -24,7 +24,7 @@ from .fit import (
 )
 from .history import History
 from .losses import Custom, Loss
-from .lowering import Lowered, Request
+from .lowering import Lowered, Request, prediction
 from .network import Network, raise_bad_input
 from .outputs import (
     check_last_activation,
@@ -117,6 +117,7 @@ class Trainer:
         self._snapshot: _core.Params | None = None
         self._start: _core.Params | None = None
         self._checked = False
+        self._requests: dict[tuple[Any, ...], Request] = {}
 
     @property
     def loss(self) -> Any:
@@ -190,10 +191,14 @@ class Trainer:
 
     def _plan(self, data: Data, mode: str, rows: int, update: str = "fused") -> Lowered:
         mixup = self.mixup if mode == "train" and update != "none" else 0.0
-        return self.network._plan(
-            Request(mode, rows, self.losses, self._metrics, data.classes, data.weighted,
-                    self.loss_weights, update, self.gemm, self.lanes, mixup)
-        )  # fmt: skip
+        key = (mode, rows, data.classes, data.weighted, update, mixup)
+        request = self._requests.get(key)
+        if request is None:
+            request = self._requests[key] = Request(
+                mode, rows, self.losses, self._metrics, data.classes, data.weighted,
+                self.loss_weights, update, self.gemm, self.lanes, mixup,
+            )  # fmt: skip
+        return self.network._plan(request)
 
     # ---- fit ------------------------------------------------------------------------------------
 
@@ -336,7 +341,7 @@ class Trainer:
     def _keep_start(self) -> _core.Params:
         """The weights as they are now, which bad input falls back to."""
         if self._start is None:
-            self._start = _core.Params(self.network._plan(Request("predict", 1)).plan)
+            self._start = _core.Params(self.network._plan(prediction(1)).plan)
         self._start.copy_weights(self.network.params)
         return self._start
 
