@@ -91,6 +91,23 @@ def convolutions():
     ]
 
 
+def batch_norms():
+    return [
+        layers.Input((9, 7, 3)),
+        layers.Conv2D(8, 3, padding="same", use_bias=False),
+        layers.BatchNorm(momentum=0.9),
+        layers.Activation("relu"),
+        layers.MaxPool2D(),
+        layers.BatchNorm(center=False),
+        layers.DepthwiseConv2D(3, padding="same", activation="relu"),
+        layers.BatchNorm(scale=False),
+        layers.Flatten(),
+        layers.Dense(9, activation="relu"),
+        layers.BatchNorm(),
+        layers.Dense(4, activation="softmax"),
+    ]
+
+
 def residual():
     """A graph: two blocks with a way past them, and two branches side by side."""
     x = fn.Input((9, 7, 3))
@@ -99,7 +116,7 @@ def residual():
         past = h
         h = layers.Conv2D(8, 3, padding="same", use_bias=False)(h)
         h = layers.Activation("relu")(layers.GroupNorm(4)(h))
-        h = layers.Conv2D(8, 3, padding="same")(h)
+        h = layers.BatchNorm()(layers.Conv2D(8, 3, padding="same")(h))
         h = layers.Activation("relu")(layers.Add()([past, h]))
     wide = layers.Conv2D(5, 1, activation="relu")(layers.MaxPool2D(3, 1, "same")(h))
     h = layers.Concatenate()([layers.Conv2D(4, 5, padding="same")(h), wide])
@@ -116,6 +133,7 @@ NETWORKS = {
     "sequences": chain(sequences),
     "lenet": chain(lenet),
     "convolutions": chain(convolutions),
+    "batch norms": chain(batch_norms),
     "residual": residual,
 }
 networks = pytest.mark.parametrize("make", NETWORKS.values(), ids=list(NETWORKS))

@@ -14,7 +14,8 @@ import math
 import numpy as np
 import reference as ref
 
-_AFFINE = ("layer_norm", "group_norm")
+_AFFINE = ("layer_norm", "group_norm", "batch_norm")
+_MOVING = ("moving_mean", "moving_variance")
 _IMAGES = ("max_pool", "avg_pool", "pad", "upsample", "conv2d", "conv2d_transpose",
            "depthwise_conv2d", "group_norm")  # fmt: skip
 _INPUTS = dict.fromkeys(
@@ -28,7 +29,8 @@ def _named(name, attributes):
     """(names of the parameters, attributes) as the reference has them."""
     if name in _AFFINE:
         flags = (("gamma", attributes.pop("scale")), ("beta", attributes.pop("center")))
-        return [key for key, there in flags if there], attributes
+        attributes.pop("momentum", None)
+        return [*(key for key, there in flags if there), *_MOVING], attributes
     if name == "activation":
         attributes["kind"] = attributes.pop("function")
     if name in _CONVOLUTIONS:
@@ -104,8 +106,9 @@ class Twin:
 
     # ---- what tests call ----
 
-    def predict(self, x):
-        """Also keeps what every op has read, for `gradients`."""
+    def predict(self, x, training=False):
+        """Also keeps what every op has read, for `gradients`. Statistics of a batch are those of x
+        in training, else the moving ones."""
         weights = [w.astype(np.float64) for w in self.net.get_weights()]
         values, self._read = {0: np.asarray(x, np.float64)}, []
         for name, inputs, y, params, attributes in self.ops:
@@ -115,6 +118,11 @@ class Twin:
             if name in _CONVOLUTIONS and arrays["w"].ndim == 3:  # of a sequence
                 arrays["w"] = arrays["w"][None]
             self._read.append(arrays)
+            moving = [arrays.pop(key) for key in _MOVING if key in arrays]
+            if moving and not training:
+                scale = arrays.pop("gamma", 1.0) / np.sqrt(moving[1] + attributes["epsilon"])
+                values[y] = (arrays["x"] - moving[0]) * scale + arrays.pop("beta", 0.0)
+                continue
             result = ref.OPS[name].forward(**arrays, **attributes)
             values[y] = result.reshape(len(x), *self.shapes[y])
         return values[self.output]
@@ -128,7 +136,7 @@ class Twin:
         return value
 
     def gradients(self, x, target, loss):
-        y = self.predict(x)
+        y = self.predict(x, training=True)
         value = ref.LOSSES[loss].value(y, target)
         result = [np.zeros(w.shape) for w in self.net.get_weights()]
         flows = {self.output: ref.LOSSES[loss].gradient(y, target)}
@@ -138,7 +146,8 @@ class Twin:
             op, dy = ref.OPS[name], self._axes(name, out, flows.pop(out))
             slopes = dict(zip(op.wrt, op.backward(**arrays, dy=dy, **attributes), strict=True))
             for key, i in params.items():
-                result[i] += slopes[key].reshape(result[i].shape)
+                if key not in _MOVING:
+                    result[i] += slopes[key].reshape(result[i].shape)
             for key, i in zip(_INPUTS.get(name, "x"), inputs, strict=False):
                 dx = slopes[key].reshape(len(x), *self.shapes[i])
                 flows[i] = flows[i] + dx if i in flows else dx

@@ -81,8 +81,11 @@ class Draw:
 
     def norm(self):
         flags = {"center": self.flag(), "scale": self.flag()}
-        if self.flag():
+        kind = self.number(0, 3)
+        if kind == 0:
             return layers.LayerNorm(**flags)
+        if kind == 1:
+            return layers.BatchNorm(**flags)
         return layers.GroupNorm(self.one_of([-1, 1, 2, 3, 4]), **flags)
 
     def plain(self):
