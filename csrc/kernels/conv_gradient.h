@@ -12,10 +12,23 @@
 
 enum { BLOCK_PIXELS = 96, BLOCK_FLOATS = 5120 }; /* of a block: at least so many, L1 has room */
 
-/* Offset of k from a pixel's first tap. */
-FN_INLINE int64_t conv_offset(const conv_map *m, int64_t k) {
-    const int64_t tap = k / m->run;
-    return tap / m->taps_w * m->tap_row + tap % m->taps_w * m->tap_col + k % m->run;
+/* The offset of k from a pixel's first tap, k after k: divisions would cost a tenth of a tile. */
+typedef struct {
+    int64_t tap, within;
+    int row, col;
+} conv_walk;
+
+FN_INLINE int64_t conv_next(const conv_map *m, conv_walk *w) {
+    const int64_t at = w->tap + w->within;
+    if (++w->within == m->run) {
+        w->within = 0;
+        if (++w->col == m->taps_w) {
+            w->col = 0;
+            w->row++;
+        }
+        w->tap = w->row * m->tap_row + w->col * m->tap_col;
+    }
+    return at;
 }
 
 /* n values of k, `vecs` vectors of channels. at: offsets of the k from a pixel. */
@@ -128,9 +141,10 @@ FN_INLINE void gradient_panel(int vecs, const conv_map *m, bool first, int rows,
     }
     const int step = vecs == 1 ? 2 : 1;
     int64_t at[2 * ROWS];
+    conv_walk walk = {0};
     if (m->run % step) { /* one vector and odd runs: no pairs */
         for (int64_t k = 0; k < depth; k++) {
-            at[0] = conv_offset(m, k);
+            at[0] = conv_next(m, &walk);
             gradient_k(1, 1, m, at, first, rows, x, dy, g + k * LANES);
         }
         return;
@@ -139,7 +153,7 @@ FN_INLINE void gradient_panel(int vecs, const conv_map *m, bool first, int rows,
     const int64_t least = all / tiles, larger = all - least * tiles;
     for (int64_t t = 0, k = 0; t < tiles; t++) {
         const int n = (int)(least + (t < larger));
-        for (int i = 0; i < n * step; i++) at[i] = conv_offset(m, k + i);
+        for (int i = 0; i < n * step; i++) at[i] = conv_next(m, &walk);
         gradient_some(n, vecs, m, at, first, rows, x, dy, g + k * vecs * LANES);
         k += n * step;
     }
