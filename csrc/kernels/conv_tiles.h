@@ -84,6 +84,7 @@ FN_INLINE void conv_pairs(int n, int taps_h, int taps_w, int64_t run, const conv
         for (int b = 0; b < taps_w; b++) {
             const int64_t at = h * m->tap_row + b * m->tap_col;
             int64_t other = at + beside;
+#pragma GCC unroll 2
             for (int64_t k = at; k < at + run; k++, other++) {
                 __asm__("" : "+r"(other)); /* a second index, not n more addresses */
                 const vf weight = v_load(w);
