@@ -204,3 +204,22 @@ def test_bad_values_of_a_partner_are_found():
     net = fn.Sequential([layers.Dense(2, "softmax")], seed=0)
     with pytest.raises(ValueError, match="row 17, column 2"):
         fn.Trainer(net, mixup=0.2).fit(x, np.zeros(30, int), progress=False)
+
+
+def test_batches_of_an_iterator_are_mixed_as_well():
+    x, y = datasets.load_digits()[0]
+
+    def batches(mixup):
+        net = small()
+        trainer = fn.Trainer(net, optimizer=optimizers.SGD(0.1), mixup=mixup)
+        pieces = ((x[i : i + 50], y[i : i + 50]) for i in range(0, 500, 50))
+        trainer.fit(pieces, progress=False, seed=3)
+        return net, trainer
+
+    (mixing, trainer), (plain, _) = batches(0.5), batches(0.0)
+    assert trainer.steps == 10
+    assert not same_bits(mixing, plain)
+    whole = small()
+    again = fn.Trainer(whole, optimizer=optimizers.SGD(0.1), mixup=0.5)
+    again.fit(x[:500], y[:500], batch_size=50, shuffle=False, progress=False, seed=3)
+    assert same_bits(mixing, whole)

@@ -89,37 +89,52 @@ static int64_t inside(int64_t i, int64_t n, int fill) {
     if (i >= 0 && i < n) return i;
     if (fill == CONSTANT) return -1;
     if (fill == EDGE) return i < 0 ? 0 : n - 1;
+    if (i >= -n && i < 2 * n) { /* nearly always, and without a division */
+        if (fill == WRAP) return i < 0 ? i + n : i - n;
+        return i < 0 ? -1 - i : 2 * n - 1 - i;
+    }
     const int64_t period = fill == WRAP ? n : 2 * n, at = (i % period + period) % period;
     return at < n ? at : period - 1 - at;
 }
 
-/* Places of the pixels [j0, j0 + BLOCK) of output line i: the upper left one of four pixels, and
- * how far the place is from it. */
-static void places(const map *m, int64_t i, int64_t j0, int nearest, int32_t *restrict y,
+/* Places of the n pixels from j0 on of output line i: the upper left one of four pixels, and how
+ * far the place is from it. */
+static void places(const map *m, int64_t i, int64_t j0, int n, int nearest, int32_t *restrict y,
                    int32_t *restrict x, float *restrict fy, float *restrict fx) {
-    const float half = nearest ? 0.5f : 0;
+    const float half = nearest ? 0.5f : 0, between = nearest ? 0 : 1;
     const float ys = (float)(m->yy * (double)i + m->y0 + m->yx * (double)j0) + half;
     const float xs = (float)(m->xy * (double)i + m->x0 + m->xx * (double)j0) + half;
     const float dy = (float)m->yx, dx = (float)m->xx;
-    for (int j = 0; j < BLOCK; j++) {
+    for (int j = 0; j < n; j++) {
         const float v = ys + dy * (float)j, h = xs + dx * (float)j;
         const int32_t vi = (int32_t)v, hi = (int32_t)h; /* towards zero: one more below it */
         y[j] = vi - (v < (float)vi);
         x[j] = hi - (h < (float)hi);
-        fy[j] = nearest ? 0 : v - (float)y[j];
-        fx[j] = nearest ? 0 : h - (float)x[j];
+        fy[j] = (v - (float)y[j]) * between;
+        fx[j] = (h - (float)x[j]) * between;
     }
 }
 
 /* The four pixels about a place, as offsets into x, and their weights; -1: the fill value. */
 static void corners(sizes s, int fill, int32_t y, int32_t x, float fy, float fx, int64_t at[4],
                     float weight[4]) {
+    const int64_t i[2] = {inside(y, s.height, fill), inside((int64_t)y + 1, s.height, fill)};
+    const int64_t j[2] = {inside(x, s.width, fill), inside((int64_t)x + 1, s.width, fill)};
+    const float down[2] = {1 - fy, fy}, right[2] = {1 - fx, fx};
     for (int k = 0; k < 4; k++) {
-        const int down = k >> 1, right = k & 1;
-        const int64_t i = inside((int64_t)y + down, s.height, fill);
-        const int64_t j = inside((int64_t)x + right, s.width, fill);
-        at[k] = i < 0 || j < 0 ? -1 : (i * s.width + j) * s.channels;
-        weight[k] = (down ? fy : 1 - fy) * (right ? fx : 1 - fx);
+        const int64_t line = i[k >> 1], column = j[k & 1];
+        at[k] = line < 0 || column < 0 ? -1 : (line * s.width + column) * s.channels;
+        weight[k] = down[k >> 1] * right[k & 1];
+    }
+}
+
+/* A pixel that lies between four of x, p being the upper left one. */
+FN_INLINE void blend(const float *p, int64_t right, int64_t below, float v, float h, float *y,
+                     int64_t channels) {
+    for (int64_t c = 0; c < channels; c++, p++) {
+        const float up = p[0] + h * (p[right] - p[0]);
+        const float low = p[below] + h * (p[below + right] - p[below]);
+        y[c] = up + v * (low - up);
     }
 }
 
@@ -131,17 +146,16 @@ static void sample_line(const fn_op *op, const map *m, sizes s, int64_t i, const
     int32_t py[BLOCK], px[BLOCK];
     float fy[BLOCK], fx[BLOCK];
     for (int64_t j0 = 0; j0 < s.out_width; j0 += BLOCK) {
-        places(m, i, j0, op->attr[NEAREST] != 0, py, px, fy, fx);
-        const int64_t n = s.out_width - j0 < BLOCK ? s.out_width - j0 : BLOCK;
-        for (int64_t j = 0; j < n; j++, y += s.channels) {
+        const int n = s.out_width - j0 < BLOCK ? (int)(s.out_width - j0) : BLOCK;
+        places(m, i, j0, n, op->attr[NEAREST] != 0, py, px, fy, fx);
+        for (int j = 0; j < n; j++, y += s.channels) {
             const float v = fy[j], h = fx[j];
             if (py[j] >= 0 && py[j] < s.height - 1 && px[j] >= 0 && px[j] < s.width - 1) {
                 const float *p = x + (py[j] * s.width + px[j]) * s.channels;
-                for (int64_t c = 0; c < s.channels; c++, p++) {
-                    const float up = p[0] + h * (p[s.channels] - p[0]);
-                    const float low = p[below] + h * (p[below + s.channels] - p[below]);
-                    y[c] = up + v * (low - up);
-                }
+                if (s.channels == 1)
+                    blend(p, 1, below, v, h, y, 1);
+                else
+                    blend(p, s.channels, below, v, h, y, s.channels);
                 continue;
             }
             int64_t at[4];
@@ -161,9 +175,9 @@ static void scatter_line(const fn_op *op, const map *m, sizes s, int64_t i, cons
     int32_t py[BLOCK], px[BLOCK];
     float fy[BLOCK], fx[BLOCK];
     for (int64_t j0 = 0; j0 < s.out_width; j0 += BLOCK) {
-        places(m, i, j0, op->attr[NEAREST] != 0, py, px, fy, fx);
-        const int64_t n = s.out_width - j0 < BLOCK ? s.out_width - j0 : BLOCK;
-        for (int64_t j = 0; j < n; j++, dy += s.channels) {
+        const int n = s.out_width - j0 < BLOCK ? (int)(s.out_width - j0) : BLOCK;
+        places(m, i, j0, n, op->attr[NEAREST] != 0, py, px, fy, fx);
+        for (int j = 0; j < n; j++, dy += s.channels) {
             int64_t at[4];
             float weight[4];
             corners(s, (int)op->attr[FILL], py[j], px[j], fy[j], fx[j], at, weight);
