@@ -205,6 +205,18 @@ def test_a_row_predicts_the_same_bits_alone_and_in_any_batch(level, make):
 
 
 @networks
+def test_two_fits_give_the_bits_of_one(make):
+    results = []
+    for epochs in ((2,), (1, 1)):
+        net = built(make())
+        trainer = fn.Trainer(net, loss="cross_entropy", optimizer="adam")
+        for count in epochs:
+            trainer.fit(*data(40, net.input_shape), epochs=count, seed=4, progress=False)
+        results.append(digest(net))
+    assert results[0] == results[1]
+
+
+@networks
 def test_trained_saved_loaded_and_trained_on(tmp_path, make):
     net = built(make())
     x, y = data(50, net.input_shape)
