@@ -3,6 +3,7 @@ nested networks, and that all of training works for them as for a chain."""
 
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -504,6 +505,32 @@ def test_weights_outlive_the_network_that_trained_them():
     assert np.array_equal(encoder.get_weights()[0], kernel)
 
 
+def test_threads_predict_with_networks_that_share_layers_while_one_trains():
+    x = fn.Input(5)
+    code = layers.Dense(4, activation="tanh")(x)
+    encoder, auto = fn.Model(x, code, seed=1), fn.Model(x, layers.Dense(5)(code), seed=2)
+    wrong = []
+
+    def predict(net):
+        for _ in range(300):
+            if not np.isfinite(net.predict(rows(3))).all():
+                wrong.append(net.name)
+
+    threads = [threading.Thread(target=predict, args=(net,)) for net in (encoder, auto) * 2]
+    for thread in threads:
+        thread.start()
+    trainer = fn.Trainer(auto, "mse", "adam")
+    for _ in range(10):
+        trainer.fit(rows(), rows(), epochs=3)
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert all(
+        np.array_equal(a, b)
+        for a, b in zip(encoder.get_weights(), auto.get_weights()[:2], strict=True)
+    )
+
+
 def test_nested_networks_share_their_weights():
     tower = fn.Sequential([layers.Dense(4, activation="tanh"), layers.Dense(3)], name="tower")
     a, b = fn.Input(5, name="a"), fn.Input(5, name="b")
@@ -723,6 +750,11 @@ def another_shape():
         (unused_input, ValueError, "input 'idle' of shape .3,. leads to no output"),
         (twice_a_name, ValueError, "two layers are named 'a'"),
         (wrong_shapes, ValueError, "'sum' on 'three' and 'four': Add wants inputs of one shape"),
+        (
+            lambda: fn.Input((4, 3, 5)) * layers.Reshape((1, 1, 5))(fn.Input(5)),
+            ValueError,
+            r"one shape, .*UpSampling2D\(\(4, 3\)\) makes one of the other",
+        ),
         (wrong_axes, ValueError, "'join' on 'p' and 'q': Concatenate wants inputs that differ in"),
         (another_shape, ValueError, "'shared' has rows of shape .5,. and cannot share .*'short'"),
         (lambda: layers.Dense(3)(np.zeros((2, 5))), TypeError, "dense.* wants symbolic values"),

@@ -20,7 +20,9 @@ class _Merge(Layer):
         self._several(input_shape)
         if len(set(input_shape)) > 1:
             shapes = " and ".join(map(str, dict.fromkeys(input_shape)))
-            raise ValueError(f"{type(self).__name__} wants inputs of one shape, got {shapes}")
+            raise ValueError(
+                f"{type(self).__name__} wants inputs of one shape, got {shapes}{_hint(input_shape)}"
+            )
         return input_shape[0]
 
     def _several(self, shapes: tuple[Shape, ...]) -> None:
@@ -29,6 +31,14 @@ class _Merge(Layer):
 
     def lower(self, to, x):
         return to.merge(self.op, x, self.output_shape)
+
+
+def _hint(shapes: tuple[Shape, ...]) -> str:
+    """How channels alone are spread over an image."""
+    (large, *_), (small, *_) = sorted(shapes, reverse=True), sorted(shapes)
+    if len(small) == len(large) == 3 and small[:2] == (1, 1) and small[2] == large[2]:
+        return f"; UpSampling2D({large[:2]}) makes one of the other"
+    return ""
 
 
 class Add(_Merge):
