@@ -58,40 +58,44 @@ def assign(x, centers):
     return labels, ((x - centers[labels]) ** 2).sum(axis=1), ties
 
 
-def relocate(x, weights, labels, distances, sums, weight_sums, fixed):
-    """Empty clusters take the rows farthest from their centres, the lowest row of equals.
+def relocate(x, weights, labels, distances, k, fixed):
+    """(labels of the update, choices that rounding could have turned).
 
-    Rows of weight 0 are not there. Returns how many choices rounding could have turned.
+    Empty clusters take the rows farthest from their centres, the lowest row of equals. Rows of
+    weight 0 are not there.
     """
-    empty = np.flatnonzero((weight_sums == 0) & ~fixed)
+    labels = labels.copy()
+    empty = np.flatnonzero((np.bincount(labels, weights, minlength=k) == 0) & ~fixed)
+    scale = max(float((x * x).sum(axis=1).max()), 1e-300)
     if len(empty) == 0 or distances.max() == 0:
-        return 0
+        return labels, 0
+    if distances.max() <= 1e-24 * scale:  # zero, but for rounding
+        return labels, 1
     order = np.argsort(-np.where(weights > 0, distances, -1), kind="stable")
     order = order[: (weights > 0).sum()]
-    scale = max(float((x * x).sum(axis=1).max()), 1e-300)
     first = order[: len(empty) + 1]
     close = -np.diff(distances[first]) <= TIE * scale
     same = (x[first[:-1]] == x[first[1:]]).all(axis=1)
-    for cluster, row in zip(empty, order, strict=False):
-        old = labels[row]
-        sums[old] -= weights[row] * x[row]
-        sums[cluster] = weights[row] * x[row]
-        weight_sums[cluster] = weights[row]
-        weight_sums[old] -= weights[row]
-    return int((close & ~same).sum())
+    same &= weights[first[:-1]] == weights[first[1:]]  # else w x / w may differ in the last bit
+    moved = order[: len(empty)]
+    labels[moved] = empty[: len(moved)]
+    return labels, int((close & ~same).sum())
 
 
 def update(x, weights, labels, distances, centers, fixed, metric):
     """(centres that follow from an assignment, choices that rounding could have turned)."""
     k = len(centers)
+    labels, ties = relocate(x, weights, labels, distances, k, fixed)
     sums = np.zeros_like(centers)
     np.add.at(sums, labels, weights[:, None] * x)
     weight_sums = np.bincount(labels, weights, minlength=k)
-    ties = relocate(x, weights, labels, distances, sums, weight_sums, fixed)
     full = weight_sums > 0
     new = np.empty_like(centers)
     new[full] = sums[full] / weight_sums[full, None]
     new[~full] = new[weight_sums.argmax()]
+    if not full.all():  # which cluster is the heaviest must not hang on rounding
+        close = np.flatnonzero(weight_sums > weight_sums.max() * (1 - 1e-12))
+        ties += int(len(close) > 1 and not np.array_equal(weights, np.rint(weights)))
     if metric == "cosine":
         length = np.sqrt((new * new).sum(axis=1, keepdims=True))
         new = np.where(length > 0, new / np.where(length > 0, length, 1), centers)
@@ -130,6 +134,8 @@ def lloyd(x, centers, weights=None, *, max_iter=300, tol=1e-4, fixed=None, metri
         result.shifts.append(shift)
         result.ties += bool(limit) and abs(shift - limit) <= 1e-9 * limit
         strict = np.array_equal(labels, result.labels)
+        scale = max(float((x * x).sum(axis=1).max()), 1e-300)
+        result.ties += not limit and not strict and shift <= 1e-26 * scale  # zero, but for rounding
         result.labels, centers, result.n_iter = labels, new, iteration + 1
         if strict or shift <= limit:
             break

@@ -2,9 +2,11 @@
 
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
+from model_files import run_python
 
 import fastnet as fn
 from fastnet import ModelFileError, storage
@@ -195,3 +197,9 @@ def test_every_cut_and_many_flipped_bits(good, tmp_path):
         loaded += 1
         assert model.predict(np.zeros((3, model.n_features_in_))).shape == (3,)
     assert 20 < loaded < len(cuts) / 2
+
+
+def test_sample_of_kills_during_save_of_centers():
+    script = Path(__file__).parent / "soak" / "kill_during_save.py"
+    done = run_python(str(script), "--count", "20", "--seed", "2", "--kmeans")
+    assert "20 kills" in done.stdout and "0 damaged files" in done.stdout

@@ -77,9 +77,11 @@ class Statistics:
         if not len(empty) or not len(self.far_distances) or self.far_distances[0] == 0:
             return
         for i, cluster in enumerate(empty[: len(self.far_distances)]):
-            row = self.far_weights[i] * self.far_rows[i]
-            sums[self.far_labels[i]] -= row
-            weights[self.far_labels[i]] -= self.far_weights[i]
+            row, label = self.far_weights[i] * self.far_rows[i], self.far_labels[i]
+            sums[label] -= row
+            weights[label] -= self.far_weights[i]
+            if weights[label] <= 1e-12 * self.weights[label]:  # what rounding left of nothing
+                weights[label] = 0
             sums[cluster], weights[cluster] = row, self.far_weights[i]
 
     @property

@@ -1,9 +1,9 @@
 """Kill a process with SIGKILL while it saves: the file is the old model or the new one, whole.
 
-    python tests/soak/kill_during_save.py [--count 300] [--seed 0]
+    python tests/soak/kill_during_save.py [--count 300] [--seed 0] [--kmeans]
 
-A forked child saves two networks in turn to one path. After each kill the file must be one of them
-bit by bit, and the next save must leave nothing but the file in the folder.
+A forked child saves two networks (or k-means models) in turn to one path. After each kill the file
+must be one of them bit by bit, and the next save must leave nothing but the file in the folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,20 @@ def networks(width: int) -> list:
     return result
 
 
+def clusters(width: int) -> list:
+    """Two k-means models of the same shape."""
+    import numpy as np
+
+    import fastnet as fn
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((width, width))
+    return [fn.KMeans(width // 2, init=x[i : i + width // 2], max_iter=1).fit(x) for i in (0, 1)]
+
+
 def content(network) -> tuple:
+    if hasattr(network, "cluster_centers_"):
+        return (network._centers().tobytes(),)
     return (network.seed, *(weights.tobytes() for weights in network.get_weights()))
 
 
@@ -72,11 +85,12 @@ def main() -> int:
     parser.add_argument(
         "--width", type=int, default=700, help="the files have about 4 * width**2 bytes"
     )
+    parser.add_argument("--kmeans", action="store_true", help="k-means models")
     options = parser.parse_args()
     import fastnet as fn
 
     rng = random.Random(options.seed)
-    pair = networks(options.width)
+    pair = (clusters if options.kmeans else networks)(options.width)
     right = [content(network) for network in pair]
     found, inside = [0, 0], 0
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +109,7 @@ def main() -> int:
                 raise SystemExit(f"kill {i}: the next save left {os.listdir(folder)}")
     print(
         f"{options.count} kills, {inside} while a temporary file was being written: "
-        f"0 damaged files ({found[0]} times the one, {found[1]} times the other network), "
+        f"0 damaged files ({found[0]} times the one, {found[1]} times the other model), "
         "no litter after the next save"
     )
     if options.count >= 20 and not inside:
