@@ -112,6 +112,56 @@ def test_same_bits_for_any_number_of_threads(shape, monkeypatch):
     assert len(results) == 1
 
 
+@pytest.mark.parametrize("method", ["k-means++", "k-means||", "random"])
+@pytest.mark.parametrize("d", [3, 200])
+def test_seeds_are_different_rows_spread_out(method, d, monkeypatch):
+    monkeypatch.setenv("FASTNET_ALWAYS_THREAD", "1")
+    rng = np.random.default_rng(d)
+    blobs = 40 * rng.normal(size=(8, d))
+    x = (blobs[rng.integers(0, 8, 1000)] + rng.normal(size=(1000, d))).astype(np.float32)
+    x[500:] = x[:500]  # duplicates are never drawn twice by distance
+    seen = set()
+    for threads in (1, 2, 3):
+        engine = _core.KMeansFit(x, None, 8, threads=threads)
+        indices = np.empty(8, np.int64)
+        engine.seed(method, 11, indices)
+        centers = np.frombuffer(engine.centers).reshape(8, d)
+        np.testing.assert_array_equal(centers, x[indices].astype(np.float64))
+        seen.add(indices.tobytes())
+    assert len(seen) == 1
+    if method != "random":
+        assert len(set(nearest(centers.astype(np.float32), blobs))) == 8
+
+
+def test_weight_zero_is_never_a_seed():
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(300, 4))
+    weights = (np.arange(300) < 20).astype(np.float64)
+    for method in ("k-means++", "k-means||"):
+        engine = _core.KMeansFit(x, weights, 10)
+        indices = np.empty(10, np.int64)
+        engine.seed(method, 1, indices)
+        assert indices.max() < 20 and len(set(indices.tolist())) == 10
+
+
+def test_non_finite_values_are_found():
+    x = np.ones((50, 3), np.float32)
+    assert _core.KMeansFit(x, None, 2).nonfinite is None
+    x[7, 2] = np.inf
+    assert _core.KMeansFit(x, None, 2).nonfinite == (7, 2)
+
+
+@pytest.mark.parametrize("d", [5, 200])
+def test_memory_is_what_is_promised(d):
+    n, k = 20_000, 6
+    x = np.random.default_rng(0).normal(size=(n, 4)) @ np.ones((4, d))
+    engine = _core.KMeansFit(x, None, k, threads=2)
+    projections = n * 66 * 4 if engine.path == "projected" else 0
+    assert engine.path == ("narrow" if d == 5 else "projected")
+    small = 4_000_000  # what does not grow with n
+    assert engine.memory_bytes <= n * (16 + 4 * 3) + projections + small
+
+
 def test_empty_clusters_take_the_farthest_points():
     x = np.array([[0.0], [1.0], [10.0], [11.0], [30.0]], np.float32)
     start = np.array([[0.0], [10.0], [1000.0], [2000.0]])

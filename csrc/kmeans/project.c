@@ -23,7 +23,7 @@ static bool orthonormalise(float *v, int64_t d, int p, float *gram, double *fact
                 for (int l = 0; l < j; l++) sum -= factor[i * p + l] * factor[j * p + l];
                 if (i != j)
                     factor[i * p + j] = sum / factor[j * p + j];
-                else if (sum > 1e-6 * (double)gram[i * p + i] && sum > 1e-30)
+                else if (sum > 2e-7 * (double)gram[i * p + i] && sum > 1e-30)
                     factor[i * p + i] = sqrt(sum);
                 else
                     return false;
@@ -52,19 +52,31 @@ static double basis_error(const float *v, int64_t d, int p, float *gram) {
     return most + 0x1p-24 * sqrt((double)d) * p * 4;
 }
 
+/* Random numbers in [-1, 1) times `scale`, added to v: columns stay independent where the data has
+ * fewer directions than the basis. */
+static void add_noise(float *v, int64_t count, double scale) {
+    for (int64_t e = 0; e < count; e++)
+        v[e] += (float)(scale * (double)(int32_t)fn_philox(1, 99, (uint64_t)e).v[0] * 0x1p-31);
+}
+
+static double root_mean_square(const float *v, int64_t count) {
+    double sum = 0;
+    for (int64_t e = 0; e < count; e++) sum += (double)v[e] * (double)v[e];
+    return sqrt(sum / (double)count);
+}
+
 /* A basis from `sample` (rows, ld); returns the share of its variance that lies outside, or 2. */
 static double find_basis(fn_km *km, const float *sample, int rows, float *room) {
     const int p = km->p;
     const int64_t d = km->d;
     float *v = km->basis, *inside = room, *gram = inside + (int64_t)rows * p;
     double *factor = (double *)(gram + (int64_t)p * p);
-    for (int64_t e = 0; e < d * p; e++) {
-        const fn_philox4 r = fn_philox(1, 99, (uint64_t)e);
-        v[e] = (float)(int32_t)r.v[0] * 0x1p-31f;
-    }
+    memset(v, 0, (size_t)(d * p) * sizeof *v);
+    add_noise(v, d * p, 1);
     for (int round = 0; round < ROUNDS; round++) {
         fn_sgemm(false, false, rows, p, d, sample, km->ld, v, p, 0, inside, p);
         fn_sgemm(true, false, d, p, rows, sample, km->ld, inside, p, 0, v, p);
+        add_noise(v, d * p, 1e-2 * root_mean_square(v, d * p));
         if (!orthonormalise(v, d, p, gram, factor)) return 2;
     }
     km->basis_error = basis_error(v, d, p, gram);

@@ -18,7 +18,7 @@ typedef struct {
     fn_km_scan scan; /* the candidates, where rows are projected */
     int64_t *picked; /* (trials) rows */
     int trials, tiles, pass;
-    bool apply; /* the one candidate is chosen: note its distances */
+    bool apply; /* the candidates are chosen: note their distances */
     uint64_t seed, drawn;
 } seeding;
 
@@ -79,6 +79,7 @@ static void seed_block(seeding *s, fn_km_space *space, int64_t first, int count,
             for (int t = 0; t < s->trials; t++) measure(s, space->rows, t, least);
         for (int t = 0; t < s->trials; t++) potential[t] += weight * (double)least[t];
         if (!s->apply) continue;
+        for (int t = 1; t < s->trials; t++) least[0] = least[t] < least[0] ? least[t] : least[0];
         s->closest[first + i] = least[0];
         *sum += weight * (double)least[0];
     }
@@ -130,6 +131,12 @@ static void sweep(seeding *s, bool apply) {
 
 static double mass(const seeding *s, int64_t i) {
     return fn_km_weight(&s->km->data, i) * (double)s->closest[i];
+}
+
+static double mass_of_all(const seeding *s) {
+    double total = 0;
+    for (int t = 0; t < s->tiles; t++) total += s->tile_sum[t];
+    return total;
 }
 
 /* The row at which the running sum of w * closest passes `target`. */
@@ -191,8 +198,7 @@ static void plus_plus(seeding *s, int64_t *indices) {
     s->picked[0] = draw_weighted(s);
     take(s, 0, 0, indices);
     for (int64_t j = 1; j < k; j++) {
-        double total = 0;
-        for (int t = 0; t < s->tiles; t++) total += s->tile_sum[t];
+        const double total = mass_of_all(s);
         for (int t = 0; t < s->trials; t++) {
             const int64_t row = total > 0 ? find(s, uniform(s) * total) : -1;
             s->picked[t] = row < 0 ? draw_weighted(s) : row; /* all rows are chosen already */
@@ -200,6 +206,85 @@ static void plus_plus(seeding *s, int64_t *indices) {
         sweep(s, false);
         take(s, j, best_candidate(s), indices);
     }
+}
+
+/* ---- k-means||: a few rounds that draw many rows at once, then k-means++ among those ---- */
+
+enum { PARALLEL_ROUNDS = 5, PARALLEL_MARGIN = 64 };
+
+/* Draw every row with probability 2 k w d^2 / total; returns how many were drawn in all rounds. */
+static int64_t draw_round(seeding *s, int round, int64_t *drawn, int64_t count, int64_t most) {
+    const double total = mass_of_all(s), each = 2 * (double)s->km->k;
+    const int64_t before = count;
+    for (int64_t i = 0; i < s->km->n && count < most && total > 0; i++) {
+        const fn_philox4 r = fn_philox(s->seed, 78 + (uint64_t)round, (uint64_t)i);
+        if ((double)r.v[0] * 0x1p-32 * total < each * mass(s, i)) drawn[count++] = i;
+    }
+    const int trials = s->trials;
+    for (int64_t c = before; c < count; c += s->trials) {
+        s->trials = (int)(count - c < trials ? count - c : trials);
+        memcpy(s->picked, drawn + c, (size_t)s->trials * sizeof *drawn);
+        sweep(s, true);
+    }
+    s->trials = trials;
+    return count;
+}
+
+/* k-means++ among `count` drawn rows, each weighted by the rows that are nearest to it. */
+static fn_status choose_drawn(seeding *s, const int64_t *drawn, int64_t count, int64_t *indices) {
+    fn_km *km = s->km;
+    const size_t d = (size_t)km->d;
+    double *rows = fn_alloc((size_t)count * d * sizeof *rows);
+    double *weights = fn_alloc((size_t)count * sizeof *weights);
+    fn_status status = rows && weights ? FN_OK : FN_ENOMEM;
+    if (status == FN_OK) {
+        for (int64_t c = 0; c < count; c++) fn_km_row(&km->rows, drawn[c], rows + c * km->d);
+        status =
+            fn_km_assign(&km->data, count, rows, km->labels, NULL, NULL, NULL, km->threads, NULL);
+    }
+    fn_km *among = NULL;
+    if (status == FN_OK) {
+        for (int64_t i = 0; i < km->n; i++) weights[km->labels[i]] += fn_km_weight(&km->data, i);
+        const fn_km_data data = {.n = count,
+                                 .d = km->d,
+                                 .dtype = FN_F64,
+                                 .values = rows,
+                                 .row_bytes = km->d * 8,
+                                 .weights = weights};
+        among = fn_km_new(&data, km->k, FN_KM_AUTO, 0, km->threads);
+        status = among ? fn_km_seed(among, FN_KM_PLUSPLUS, s->seed, 0, indices) : FN_ENOMEM;
+    }
+    for (int64_t j = 0; j < km->k && status == FN_OK; j++) {
+        memcpy(km->centers + j * km->d, rows + indices[j] * km->d, d * sizeof(double));
+        indices[j] = drawn[indices[j]];
+    }
+    fn_km_free(among);
+    fn_free(rows);
+    fn_free(weights);
+    return status;
+}
+
+/* Bahmani et al. 2012. */
+static fn_status parallel(seeding *s, int64_t *indices) {
+    fn_km *km = s->km;
+    int64_t most = 2 * (2 * PARALLEL_ROUNDS * km->k) + PARALLEL_MARGIN, count = 1;
+    if (most > km->n) most = km->n;
+    int64_t *drawn = fn_alloc((size_t)most * sizeof *drawn);
+    if (!drawn) return FN_ENOMEM;
+    for (int64_t i = 0; i < km->n; i++) s->closest[i] = INFINITY;
+    const int trials = s->trials;
+    s->picked[0] = drawn[0] = draw_weighted(s);
+    s->trials = 1;
+    sweep(s, true);
+    s->trials = trials;
+    for (int r = 0; r < PARALLEL_ROUNDS; r++) count = draw_round(s, r, drawn, count, most);
+    fn_status status = FN_OK;
+    if (count > km->k)
+        status = choose_drawn(s, drawn, count, indices);
+    else
+        plus_plus(s, indices); /* too few different rows to choose from */
+    fn_free(drawn);
+    return status;
 }
 
 /* k different rows, every set as likely (Vitter's method A in one pass of selection sampling). */
@@ -222,7 +307,9 @@ fn_status fn_km_seed(fn_km *km, fn_km_seeding method, uint64_t seed, int trials,
         random_rows(&s, indices);
         return FN_OK;
     }
-    s.trials = trials > 0 ? trials : 2 + (int)log((double)km->k);
+    s.trials = method == FN_KM_PARALLEL ? MOST_TRIALS
+               : trials > 0             ? trials
+                                        : 2 + (int)log((double)km->k);
     if (s.trials > MOST_TRIALS) s.trials = MOST_TRIALS;
     s.tiles = (int)((km->n + SEED_TILE - 1) / SEED_TILE);
     const size_t tiles = (size_t)s.tiles, many = (size_t)s.trials, one = sizeof(float);
@@ -242,7 +329,11 @@ fn_status fn_km_seed(fn_km *km, fn_km_seeding method, uint64_t seed, int trials,
                    s.coords,    s.packed,   s.half, s.room,   s.row};
     bool ok = true;
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) ok = ok && all[i];
-    if (ok) plus_plus(&s, indices);
+    fn_status status = ok ? FN_OK : FN_ENOMEM;
+    if (ok && method == FN_KM_PARALLEL)
+        status = parallel(&s, indices);
+    else if (ok)
+        plus_plus(&s, indices);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
-    return ok ? FN_OK : FN_ENOMEM;
+    return status;
 }
