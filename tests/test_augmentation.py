@@ -182,6 +182,29 @@ def test_gradients_reach_a_layer_before_it(make):
     assert all(np.abs(g).max() > 1e-3 for g in gradients)
 
 
+def test_convolutions_behind_all_of_it_have_the_same_bits_for_any_threads():
+    x, y = (part[:150] for part in datasets.load_digits()[0])
+
+    def train(threads):
+        chain = [
+            layers.Rescale(1 / 255), layers.RandomFlip("horizontal"),
+            layers.RandomTranslation(0.2, 0.2), layers.RandomRotation(0.1), layers.RandomZoom(0.2),
+            layers.RandomContrast(0.2, (0, 1)), layers.RandomBrightness(0.2, (0, 1)),
+            layers.RandomErasing(0.5, value_range=(0, 1)), layers.GaussianNoise(0.1),
+            layers.RandomCrop(7, 6), layers.Reshape((7, 6, 1)),
+            layers.Conv2D(5, 3, activation="relu"), layers.GaussianNoise(0.1),
+            layers.Flatten(), layers.Dense(10, "softmax"),
+        ]  # fmt: skip
+        net = fn.Sequential(chain, seed=1)
+        with fn.threads(threads):
+            trainer = fn.Trainer(net, mixup=0.3)
+            trainer.fit(x, y, epochs=2, batch_size=37, progress=False, seed=2)
+        return b"".join(w.tobytes() for w in net.get_weights())
+
+    first = train(1)
+    assert all(train(threads) == first for threads in (2, 3, 4, 8))
+
+
 def test_files_keep_them(tmp_path):
     chain = [make() for make in ALL.values()] + [
         layers.RandomZoom((-0.1, 0.2), 0.3, "wrap", "nearest", 2.0),
