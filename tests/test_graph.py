@@ -272,6 +272,34 @@ def test_same_bits_for_any_number_of_threads_with_branches(level, optimizer):
     assert len(results) == 1
 
 
+def pictures(seed=0):
+    """A value behind a convolution that batch normalisation and others read."""
+    x = fn.Input((6, 5, 2))
+    c = layers.Conv2D(4, 3, padding="same")(x)
+    b = layers.BatchNorm()(c)
+    y = layers.Add()([layers.Activation("relu")(b), c])
+    z = layers.GlobalAvgPool2D()(layers.Concatenate()([y, b]))
+    kind = layers.Dense(3, activation="softmax", name="kind")(z)
+    return fn.Model(x, [kind, layers.Dense(1, name="size")(layers.Flatten()(y))], seed=seed)
+
+
+def test_same_bits_of_pictures_with_batch_normalisation(level):
+    x, y = rows(64, 60).reshape(64, 6, 5, 2), [labels(64), rows(64, 1)]
+    results = set()
+    for threads in (1, 2, 3, 8):
+        with fn.threads(threads):
+            net = pictures()
+            before = net.get_weights()
+            history = fn.Trainer(net, LOSSES, "adam").fit(x, y, epochs=2, batch_size=16)
+            results.add((digest(net), *history["loss"]))
+    assert len(results) == 1
+    after = net.get_weights()
+    assert all(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    whole = net.predict(x)
+    for alone, full in zip(net.predict(x[7:8]), whole, strict=True):
+        assert alone[0].tobytes() == full[7].tobytes()
+
+
 def test_a_row_predicts_the_same_bits_in_any_batch_of_a_model(level):
     net, (xs, _) = two_by_two(), data(70)
     whole = net.predict(xs)
