@@ -146,7 +146,7 @@ def check_finite(rows: Rows) -> None:
         return
     for where, block in rows.blocks():
         with np.errstate(over="ignore", invalid="ignore"):
-            total = block.sum(dtype=np.float64)
+            total = block.sum()  # half the time of isfinite; too large a sum only costs a look
         if not np.isfinite(total) and not np.isfinite(block).all():
             row, column = np.argwhere(~np.isfinite(block))[0]
             raise not_finite(int(row) + where.start, int(column), block[row, column])
