@@ -10,10 +10,6 @@
 
 #include "internal.h"
 
-/* Rows of a chain of pictures go through it in blocks of so many that what they touch stays in L2
- * beside the weights. */
-enum { BLOCK_BYTES = 384 * 1024 };
-
 /* The memory of a buffer (and its aliases), or of its gradient: who needs it from when to when. */
 typedef struct {
     size_t bytes; /* of a row */
@@ -189,7 +185,7 @@ static int choose_rows(const fn_plan *plan, fn_job *job, size_t bytes) {
     int rows = job->lanes ? (part + lanes - 1) / lanes : job->row_block;
     if (rows > plan->options.max_rows) rows = plan->options.max_rows;
     job->sub_block = 0;
-    const int most = bytes > BLOCK_BYTES ? 1 : bytes ? (int)(BLOCK_BYTES / bytes) : rows;
+    const int most = bytes > FN_BLOCK_BYTES ? 1 : bytes ? (int)(FN_BLOCK_BYTES / bytes) : rows;
     if (!job->pictures || most >= rows) return rows;
     if (job->lanes)
         job->sub_block = most;

@@ -192,6 +192,7 @@ enum {
     FN_MAX_COLUMNS = INT32_MAX / 2,
     FN_MAX_PHASE_TILES = 65535,
     FN_FLAT_SLICE = 16384,
+    FN_BLOCK_BYTES = 384 * 1024, /* of a chain of pictures in cache: rows go through in blocks */
     FN_LANES_A_PART =
         16, /* most lanes of a part of the batch (options.lanes): threads end together */
     FN_LANE_SLICE = 2048 /* floats of a lane that an update tile sums */

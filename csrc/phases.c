@@ -127,6 +127,40 @@ static void merge_phase(chain *c, fn_pass_kind kind, int op) {
     if (!c->b->failed) add_pass(c->b, kind, op);
 }
 
+/* Whether a layer of many weights behind pictures runs in their chain. There its weights are read
+ * once for every block of rows, forward and back; a phase of its own makes all activations of the
+ * chain travel through memory: written, read back, and their gradients. Prediction keeps none, so
+ * only the layer's input travels. */
+static bool joins(const chain *c, const fn_op *op) {
+    const fn_plan *plan = c->b->plan;
+    if (!c->open || c->b->failed || op->sgemm) return false;
+    const fn_job *job = &plan->jobs[plan->n_jobs - 1];
+    if (!job->pictures) return false;
+    size_t weights = 0, rows = 0;
+    for (int i = 0; i < op->n_params; i++) weights += plan->params[op->params[i]].size * 4;
+    for (int i = job->first; i < job->first + job->count; i++) {
+        const fn_op *before = &plan->ops[plan->passes[i].op];
+        for (int j = 0; j < before->n_out; j++)
+            if (plan->buffers[before->out[j]].alias == before->out[j])
+                rows += plan->buffers[before->out[j]].row_bytes;
+    }
+    const bool train = plan->options.mode == FN_TRAIN;
+    const size_t touched = train ? 2 * rows : rows;
+    const size_t together = touched < FN_BLOCK_BYTES ? FN_BLOCK_BYTES / (touched + 1) : 1;
+    if (train) return 2 * weights <= 3 * rows * together;
+    return weights <= 2 * plan->buffers[op->in[0]].row_bytes * together;
+}
+
+enum { MANY_WEIGHTS = 65536 }; /* bytes that do not stay in L1 */
+
+/* Prediction: a layer that does not join begins a chain of more rows. */
+static bool breaks(const chain *c, const fn_op *op) {
+    const fn_plan *plan = c->b->plan;
+    if (!(op->flags & FN_READS_ROWS) || !op->n_params || plan->options.max_rows == 1) return false;
+    if (!c->open || c->b->failed || !plan->jobs[plan->n_jobs - 1].pictures) return false;
+    return plan->params[op->params[0]].size * 4 > MANY_WEIGHTS && !joins(c, op);
+}
+
 static void prepare_job(builder *b, int op) {
     if (!b->failed && b->plan->ops[op].prepares)
         open_job(b, (fn_job){.slices = b->plan->ops[op].prepares});
@@ -204,7 +238,8 @@ static void forward_phases(builder *b, chain *c) {
     fn_plan *plan = b->plan;
     const bool train = plan->options.mode == FN_TRAIN;
     for (int i = 0; i < plan->n_ops && !b->failed; i++) {
-        const fn_op *op = &plan->ops[i];
+        fn_op *op = &plan->ops[i];
+        if (op->wide && joins(c, op)) op->wide = false;
         if (!op->impl->forward || ((op->flags & FN_SOURCE) && train)) {
             if (op->flags & FN_STOP) {
                 open_phase(b);
@@ -217,7 +252,7 @@ static void forward_phases(builder *b, chain *c) {
             c->open = false;
             i = wide_forward(b, i);
         } else {
-            if (op->flags & FN_WHOLE_BATCH) c->open = false;
+            if (op->flags & FN_WHOLE_BATCH || (!train && breaks(c, op))) c->open = false;
             if (train && op->impl->stats) {
                 chain_pass(c, FN_STATS, i);
                 merge_phase(c, FN_MERGE, i);
