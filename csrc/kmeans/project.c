@@ -11,7 +11,7 @@
 #include "kernels/philox.h"
 #include "kmeans/km.h"
 
-enum { SAMPLE = 1024, ROUNDS = 2, PROJECT_TILE = 64 };
+enum { SAMPLE = 512, ROUNDS = 2, PROJECT_TILE = 64 };
 
 /* Orthonormalise the columns of v (d, p) by Cholesky of v'v, twice; false if they are dependent. */
 static bool orthonormalise(float *v, int64_t d, int p, float *gram, double *factor) {
