@@ -138,6 +138,7 @@ static fn_status relocate(const fn_km *km, double *sums, double *weights, int n_
             }
             weights[j] = weight;
             weights[from] -= weight;
+            if (weights[from] <= 1e-12 * km->weights[from]) weights[from] = 0; /* rounding */
         }
     }
     const fn_status status = far && row ? FN_OK : FN_ENOMEM;
