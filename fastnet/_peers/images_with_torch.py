@@ -62,7 +62,7 @@ def make_model(job: Job):
     """Return (torch, the network of the job without its softmax)."""
     import torch
 
-    nn = torch.nn
+    nn: Any = torch.nn  # torch need not be installed where types are checked
     if job.threads:
         torch.set_num_threads(job.threads)
 
