@@ -123,6 +123,22 @@ def test_gradients_are_those_of_central_differences(make):
     assert checked >= 4
 
 
+def test_padding_of_rows_has_no_part_in_the_norm_of_gradients(level):
+    """5 units end in half a vector; clipped to a norm of 0.1, a step of SGD is 0.1 long."""
+    net = fn.Sequential([layers.Dense(5), layers.BatchNorm(), layers.Dense(3)], seed=1)
+    net.build((7,))
+    x, target = np.random.default_rng(0).standard_normal((2, 13, 7)).astype(np.float32)
+    before = net.get_weights()
+    optimizer = fn.optimizers.SGD(1.0, global_clipnorm=0.1)
+    fn.Trainer(net, loss="mse", optimizer=optimizer).train_on_batch(x, target[:, :3])
+    moved = [
+        after.astype(np.float64) - start
+        for after, start, (_, w) in zip(net.get_weights(), before, net._weight_list(), strict=True)
+        if w.trainable
+    ]
+    assert np.sqrt(sum((m**2).sum() for m in moved)) == pytest.approx(0.1, rel=1e-5)
+
+
 def test_saved_and_loaded(tmp_path):
     net = trained(pictures, 1)
     x, _ = rows(5, net.input_shape)

@@ -237,6 +237,8 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
             at += LANES;
             if (at >= channels) at %= channels;
         }
+        /* PUSH does not vanish where dy does: padding would train the padding of weights before */
+        for (int64_t i = cols; i % LANES; i++) dx[i] = 0;
     }
 }
 
