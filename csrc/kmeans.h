@@ -69,7 +69,8 @@ fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double sec
 fn_status fn_km_labels(fn_km *km, int32_t *labels, double *inertia);
 
 /* Nearest of k centres (k, d) for each row: labels (n) and squared distances (n), either NULL; sums
- * (k, d) and counts (k) of weights are added to unless NULL; the inertia unless NULL. */
+ * (k, d) and counts (k) of weights are added to unless NULL; the inertia unless NULL. FN_EINPUT,
+ * and sums as they were, where a row has NaN or infinity. */
 fn_status fn_km_assign(const fn_km_data *data, int64_t k, const double *centers, int32_t *labels,
                        double *distances, double *sums, double *counts, int threads,
                        double *inertia);

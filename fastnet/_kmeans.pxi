@@ -130,6 +130,8 @@ cdef class _Rows:
 cdef int _km_check(fn_status status) except -1:
     if status == FN_ENOMEM:
         raise MemoryError("no memory for k-means")
+    if status == FN_EINPUT:
+        raise ValueError("x contains NaN or infinity")
     if status != FN_OK:
         raise ValueError("these arguments do not fit the data")
     return 0
@@ -272,7 +274,7 @@ def kmeans_assign(x, const double[:, ::1] centers not None, *, int[::1] labels=N
     """Nearest of `centers` (k, d) for each row of x: int32 `labels` (n,), squared `distances` (n,); returns the inertia.
 
     The inertia is the weighted sum of the squares, for cosine as well: of rows of length 1, 2 (1 - cos).
-    inertia=False saves the time to compute it; None is returned.
+    inertia=False saves the time to compute it; None is returned. ValueError where a row has NaN or infinity.
     sums (k, d) and counts (k,) float64, given together: the weighted sums of rows and the weights of each
     cluster are added to them, so results of parts of x add up. x, sample_weight, metric: see KMeansFit.
     """

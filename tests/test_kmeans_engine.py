@@ -214,6 +214,38 @@ def test_partial_statistics_add_up():
     assert total == pytest.approx(inertia, rel=1e-13)
 
 
+@pytest.mark.parametrize("k", [3, 16, 19, 60])
+@pytest.mark.parametrize("offset", [0, 1e5])
+@pytest.mark.parametrize("d", [129, 300])
+def test_rows_of_zeros_and_near_ties_go_to_the_nearest(d, offset, k):
+    """Wide rows are read where they lie, zeros skipped, unless they are far from the origin."""
+    rng = np.random.default_rng(k)
+    x = (rng.uniform(size=(500, d)) * (rng.uniform(size=(500, d)) < 0.3)).astype(np.float32)
+    x[:, d // 3 : d // 2], x[7], x[20:30] = 0, 0, -x[20:30]
+    x += np.float32(offset)
+    centers = x[rng.choice(500, k, replace=False)].astype(np.float64)
+    centers[-1] = centers[0] + 1e-7 * rng.normal(size=d)
+    gaps = ((x[:, None].astype(np.float64) - centers) ** 2).sum(2)
+    labels = [np.empty(500, np.int32) for _ in range(4)]
+    for threads, out in enumerate(labels, 1):
+        _core.kmeans_assign(x, centers, labels=out, threads=threads, inertia=False)
+        np.testing.assert_array_equal(out, labels[0])
+    chosen = np.take_along_axis(gaps, labels[0][:, None], 1)[:, 0]
+    np.testing.assert_allclose(chosen, gaps.min(1), rtol=1e-12)
+    assert np.isin(labels[0], [0, k - 1]).any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("d", "dtype"), [(3, "f"), (3, "d"), (200, "f"), (200, "d")])
+def test_assignment_refuses_values_that_are_not_finite(d, dtype, value):
+    x = np.random.default_rng(2).normal(size=(100, d)).astype(dtype)
+    centers, sums, counts = x[:4].astype(np.float64), np.zeros((4, d)), np.zeros(4)
+    x[50, d - 1] = value
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        _core.kmeans_assign(x, centers, sums=sums, counts=counts)
+    assert not sums.any() and not counts.any()
+
+
 def test_transform_is_the_distance():
     rng = np.random.default_rng(3)
     x = (1e6 + rng.normal(size=(70, 5))).astype(np.float32)

@@ -167,17 +167,14 @@ static void lowest(const float *products, const float *half, const float *errors
         at = v_bits(choose(lower, v_float(v_seti((int32_t)j) + lane), v_float(at)));
         least = v_min(least, s);
     }
-    float one = INFINITY, two = INFINITY;
-    int32_t where = 0;
-    for (int i = 0; i < LANES; i++) {
-        if (next[i] < two) two = next[i];
-        if (least[i] < one || (least[i] == one && at[i] < where)) {
-            if (one < two) two = one;
-            one = least[i], where = at[i];
-        } else if (least[i] < two) {
-            two = least[i];
-        }
-    }
+    float one = least[0], two = INFINITY;
+    int32_t where = INT32_MAX;
+    for (int i = 1; i < LANES; i++) one = least[i] < one ? least[i] : one;
+    const vi equal = least == one;
+    at = (equal & at) | (~equal & INT32_MAX);
+    for (int i = 0; i < LANES; i++) where = at[i] < where ? at[i] : where;
+    const vf others = v_where(at == where, next, least);
+    for (int i = 0; i < LANES; i++) two = others[i] < two ? others[i] : two;
     for (; j < k; j++) {
         const float s = half[j] - products[j] - length * errors[j];
         if (s < one) {
@@ -400,6 +397,10 @@ static void load(const fn_km_data *data, const float *shift, int64_t first, cons
 
 const fn_km_kernels FN_LEVELED(kmeans) = {
     .block = BLOCK,
+    .lanes = LANES,
+    .group = ROWS,
+    .columns = FN_LEVELED(km_columns),
+    .products = FN_LEVELED(km_products),
     .load = load,
     .transpose = transpose,
     .nearest = nearest,

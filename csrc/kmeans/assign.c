@@ -26,27 +26,32 @@ static float *floats(char **memory, size_t count) {
     return (float *)start;
 }
 
+enum { IN_PLACE_TILES = 4, MOST_GROUP = 8 }; /* register tiles that share a panel; rows of one */
+
 /* Lay a space out at `memory` (or measure it: NULL); returns its bytes. */
 static size_t lay_out(const fn_km *km, char *memory, space **out) {
     char *end = memory;
     space *s = (space *)floats(&end, sizeof(space) / sizeof(float) + 1);
     const size_t block = FN_KM_MOST_BLOCK, d = (size_t)km->ld, k = (size_t)km->k;
-    float *part[9];
+    float *part[10];
     part[0] = floats(&end, block * (size_t)(km->scan.q + 4));
     part[1] = floats(&end, d * (km->mode == FN_KM_MODE_DENSE ? (size_t)km->tile_rows : block));
-    part[2] = floats(&end, km->mode == FN_KM_MODE_DENSE ? (size_t)km->tile_rows * k : 1);
+    part[2] =
+        floats(&end, km->mode == FN_KM_MODE_DENSE ? (size_t)km->tile_rows * (k + FN_KM_PAD) : 1);
     part[3] = floats(&end, FN_KM_MOST_FOUND * sizeof(fn_km_candidate) / sizeof(float));
     part[4] = floats(&end, FN_KM_MOST_FOUND);
     part[5] = floats(&end, (size_t)km->tile_rows);
     part[6] = floats(&end, k);
     part[7] = floats(&end, k);
     part[8] = floats(&end, 2 * (size_t)km->d);
+    part[9] = floats(&end, km->in_place ? IN_PLACE_TILES * (d + FN_KM_PAD) : 1);
     if (out) {
         *out = s;
         s->block = part[0], s->rows = part[1], s->products = part[2];
         s->found = (fn_km_candidate *)part[3];
         s->next = (int32_t *)part[4], s->list = (int32_t *)part[5];
         s->evaluated = (int32_t *)part[6], s->scores = part[7], s->row = (double *)part[8];
+        s->columns = (int32_t *)part[9];
     }
     return (size_t)(end - memory);
 }
@@ -134,6 +139,9 @@ static void decide(job *w, int at, const int32_t *which, int64_t count, float re
             next = distance;
         }
     }
+    for (int64_t c = 0; c < km->d && !(least < INFINITY); c++)
+        if (!isfinite(row[c]))
+            atomic_store_explicit(&w->km->not_finite, true, memory_order_relaxed);
     w->computed += count;
     set_label(w, at, (int32_t)best);
     const float lower = (float)sqrt(next) / up;
@@ -392,6 +400,71 @@ static void decide_close(job *w, int at, const float *products, float length, fl
     decide(w, at, w->s->evaluated, n, n < km->k ? 0 : INFINITY);
 }
 
+/* The nearest centre of a row from its products, which are wrong by at most `length` times the
+ * error of a centre. False: that is not enough to tell. */
+static bool settle(job *w, int at, const float *products, float length, int64_t ld, float *top) {
+    const fn_km *km = w->km;
+    float best, second;
+    int32_t a;
+    km->kernel->lowest(products, km->scan.half, km->scan.coords, length, ld, &best, &second, &a);
+    *top = best + (km->scan.slack[a] + 2 * length * km->scan.coords[a]) * up;
+    if (!(second > *top)) return false;
+    set_label(w, at, a);
+    return true;
+}
+
+/* Rows [at, at + count) of the tile where they lie. x.c = (x - shift).c + shift.c, and the last is
+ * part of `half`. `used`: columns that were summed; |x| is bounded by its largest value first. */
+static void settle_rows(job *w, int at, int count, const float *const *x, const float *products,
+                        int64_t ld, int64_t used, float most) {
+    const fn_km *km = w->km;
+    const float d = (float)km->d, share = ((float)used + 16) / (d + 16) * up;
+    const float squares = most * most * (float)used;
+    for (int i = 0; i < count; i++, products += ld) {
+        if (!(squares < FN_KM_LARGE)) {
+            decide(w, at + i, NULL, km->k, INFINITY);
+            continue;
+        }
+        float top;
+        if (settle(w, at + i, products, sqrtf(squares) * up * share, ld, &top)) continue;
+        const float length = sqrtf(km->kernel->dot(x[i], x[i], km->d)) * (1 + d * 0x1p-24f) * up;
+        if (settle(w, at + i, products, length * share, ld, &top)) continue;
+        decide_close(w, at + i, products, length * share, top);
+    }
+}
+
+static void multiply_in_place(job *w, int count) {
+    const fn_km *km = w->km;
+    const fn_km_kernels *kernel = km->kernel;
+    const int group = kernel->group, lanes = kernel->lanes;
+    const int64_t ld = (km->k + lanes - 1) / lanes * lanes, room = km->d + FN_KM_PAD;
+    const char *start = (const char *)km->data.values + w->first * km->data.row_bytes;
+    for (int first = 0; first < count; first += group * IN_PLACE_TILES) {
+        const float *x[IN_PLACE_TILES][MOST_GROUP];
+        int64_t used[IN_PLACE_TILES];
+        int rows[IN_PLACE_TILES], tiles = 0;
+        float most[IN_PLACE_TILES];
+        for (int at = first; at < count && tiles < IN_PLACE_TILES; at += group, tiles++) {
+            rows[tiles] = count - at < group ? count - at : group;
+            for (int i = 0; i < rows[tiles]; i++)
+                x[tiles][i] = (const float *)(start + (at + i) * km->data.row_bytes);
+            used[tiles] = kernel->columns(rows[tiles], x[tiles], km->d,
+                                          w->s->columns + tiles * room, &most[tiles]);
+        }
+        float *products = w->s->products;
+        for (int64_t c = 0; c < km->k; c += 2 * lanes)
+            for (int t = 0; t < tiles; t++)
+                kernel->products(rows[t], x[t], used[t],
+                                 used[t] < km->d ? w->s->columns + t * room : NULL,
+                                 km->panels + c * km->d, fn_panel_width(km->k, c, lanes),
+                                 products + t * group * ld + c, ld);
+        for (int t = 0; t < tiles; t++)
+            settle_rows(w, first + t * group, rows[t], x[t], products + t * group * ld, ld, used[t],
+                        most[t]);
+    }
+    w->computed += count * km->k;
+}
+
 static void multiply_rows(job *w, const int32_t *list, int count) {
     fn_km *km = w->km;
     space *s = w->s;
@@ -444,7 +517,10 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread) {
     if (km->exact_only) {
         for (int i = 0; i < left; i++) decide(&w, s->list[i], NULL, km->k, INFINITY);
     } else if (km->mode == FN_KM_MODE_DENSE) {
-        if (left) multiply_rows(&w, s->list, left);
+        if (km->in_place)
+            multiply_in_place(&w, count);
+        else if (left)
+            multiply_rows(&w, s->list, left);
     } else {
         const int block = km->kernel->block;
         for (int i = 0; i < left; i += block) {

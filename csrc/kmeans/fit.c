@@ -20,7 +20,7 @@ int fn_km_threads(const fn_km *km, double ns, int phases) {
 static void choose_tiles(fn_km *km) {
     const int64_t row = km->d * 4 + 16;
     int64_t tile = 400000 / row;
-    tile = tile < 64 ? 64 : tile > 1024 ? 1024 : tile / 64 * 64;
+    tile = tile < 96 ? 96 : tile > 960 ? 960 : tile / 96 * 96; /* whole blocks and register tiles */
     int64_t tiles = 16000000 / (tile * row);
     tiles = tiles < 16 ? 16 : tiles > 64 ? 64 : tiles;
     km->tile_rows = (int)tile;
@@ -40,15 +40,24 @@ static int projection_columns(const fn_km *km, size_t max_bytes) {
     return km->n < 8 * (int64_t)p || p > km->d || (max_bytes && bytes > max_bytes) ? 0 : p;
 }
 
+/* Rows of the caller, not centred, lose few digits where the shift is not far: then zeros are still
+ * zeros. A panel of centres stays in the second-level cache. */
+static bool can_read_in_place(const fn_km *km) {
+    const bool plain = !km->data.indptr && !km->data.cosine && km->data.dtype == FN_F32;
+    return plain && !km->bounds && km->d <= 4096 && km->spread > 0.25;
+}
+
 static bool choose_mode(fn_km *km, size_t max_bytes) {
     const bool wide = km->d > NARROW_COLUMNS, asked = km->algorithm == FN_KM_PROJECTED;
     km->mode = wide || km->data.indptr ? FN_KM_MODE_DENSE : FN_KM_MODE_NARROW;
     km->bounds = km->algorithm != FN_KM_LLOYD;
     km->scan.q = km->mode == FN_KM_MODE_DENSE ? 1 : (int)km->d + 1;
+    km->in_place = km->mode == FN_KM_MODE_DENSE && can_read_in_place(km);
     const int p = projection_columns(km, max_bytes);
     if (!p || !(asked || (wide && km->algorithm == FN_KM_AUTO && km->k > 1))) return true;
     if (!fn_km_find_basis(km, p, asked ? 1.5 : 0.6)) return true;
     km->mode = FN_KM_MODE_PROJECTED;
+    km->in_place = false;
     km->scan.q = p + 2;
     km->projected_ld = (p + 2 + 3) / 4 * 4;
     km->projected = fn_km_alloc(km, (size_t)km->n * (size_t)km->projected_ld * sizeof(float));
@@ -65,9 +74,11 @@ static bool allocate_scan(fn_km *km) {
     const size_t padded = (size_t)km->scan.k_padded;
     bool ok = (km->rounded = fn_km_alloc(km, k * (size_t)km->ld * one));
     ok = ok && (km->lengths = fn_km_alloc(km, k * one));
-    ok = ok && (km->scan.coords = fn_km_alloc(km, k * (size_t)km->scan.q * one));
+    ok = ok && (km->scan.coords = fn_km_alloc(km, (k * (size_t)km->scan.q + FN_KM_PAD) * one));
     ok = ok && (km->scan.packed = fn_km_alloc(km, padded * (size_t)km->scan.q * one));
-    ok = ok && (km->scan.half = fn_km_alloc(km, padded * one));
+    ok = ok && (km->scan.half = fn_km_alloc(km, (padded + FN_KM_PAD) * one));
+    if (km->in_place)
+        ok = ok && (km->panels = fn_km_alloc(km, (k + FN_KM_PAD) * (size_t)km->d * one));
     ok = ok && (km->scan.slack = fn_km_alloc(km, padded * one));
     ok = ok && (km->drift = fn_km_alloc(km, k * one));
     ok = ok && (km->drift_others = fn_km_alloc(km, k * one));
@@ -86,7 +97,7 @@ static bool allocate_scan(fn_km *km) {
     km->space_bytes = larger(fn_km_space_bytes(km), fn_km_prepare_bytes(km));
     km->space_bytes = larger(km->space_bytes, 64 * (size_t)km->ld * one);
     ok = ok && (km->spaces = fn_km_alloc(km, (size_t)km->most_threads * km->space_bytes));
-    for (size_t j = k; ok && j < padded; j++) km->scan.half[j] = INFINITY;
+    for (size_t j = k; ok && j < padded + FN_KM_PAD; j++) km->scan.half[j] = INFINITY;
     return ok;
 }
 
@@ -160,15 +171,15 @@ fn_km *fn_km_new_rows(const fn_km_data *data, int64_t k, int threads) {
 
 void fn_km_free(fn_km *km) {
     if (!km) return;
-    void *all[] = {km->mean,         km->shift,     km->shift32,       km->centers,
-                   km->previous,     km->sums,      km->sums_low,      km->weights,
-                   km->weights_low,  km->members,   km->fixed,         km->labels,
-                   km->moves,        km->n_moves,   km->tile_computed, km->scratch,
-                   km->moved,        km->rounded,   km->lengths,       km->scan.coords,
-                   km->scan.packed,  km->scan.half, km->scan.slack,    km->drift,
-                   km->drift_others, km->apart,     km->left_drift,    km->upper,
-                   km->lower,        km->rival,     km->rival_lower,   km->extra,
-                   km->rival_extra,  km->basis,     km->projected,     km->spaces};
+    void *all[] = {
+        km->mean,        km->shift,      km->shift32,     km->centers,     km->previous,
+        km->sums,        km->sums_low,   km->weights,     km->weights_low, km->members,
+        km->fixed,       km->labels,     km->moves,       km->n_moves,     km->tile_computed,
+        km->scratch,     km->moved,      km->rounded,     km->lengths,     km->scan.coords,
+        km->scan.packed, km->scan.half,  km->scan.slack,  km->drift,       km->drift_others,
+        km->apart,       km->left_drift, km->upper,       km->lower,       km->rival,
+        km->rival_lower, km->extra,      km->rival_extra, km->basis,       km->projected,
+        km->spaces,      km->panels};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     fn_km_rows_end(&km->rows);
     fn_free(km);

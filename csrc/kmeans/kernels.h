@@ -29,6 +29,7 @@ typedef struct {
 
 typedef struct fn_km_kernels {
     int block;
+    int lanes, group; /* floats of a vector; rows that `columns` and `products` take at a time */
     /* Rows first + list[i] (i < count; list NULL: first + i), less `shift`, to out (count, ld). */
     void (*load)(const fn_km_data *data, const float *shift, int64_t first, const int32_t *list,
                  int count, float *out, int64_t ld);
@@ -76,6 +77,13 @@ typedef struct fn_km_kernels {
     int (*filter_rivals)(const int32_t *labels, const int32_t *rivals, const float *up,
                          const float *down, int count, float *upper, float *lower,
                          float *rival_lower, int32_t *list);
+    /* Columns that are not zero in all of `rows` rows go to where (room: d and a vector more);
+     * their number is returned. most: the largest |x|, NaN or infinite if one is. */
+    int64_t (*columns)(int rows, const float *const *x, int64_t d, int32_t *where, float *most);
+    /* Products of those columns with a panel (d, width) of one or two vectors of centres, summed in
+     * order: out (rows, ld). */
+    void (*products)(int rows, const float *const *x, int64_t count, const int32_t *where,
+                     const float *panel, int width, float *out, int64_t ld);
 } fn_km_kernels;
 
 #endif

@@ -30,6 +30,8 @@ struct fn_km {
     int64_t n, d, k;
     int threads, most_threads; /* asked for; what there is memory for */
     double *mean, *shift;
+    double spread;               /* of a sample: mean |x - shift|^2 over |shift|^2 */
+    atomic_bool not_finite;      /* decide() met a row with NaN or infinity */
     double total;                /* sum of w |x - shift|^2 */
     double variance;             /* of a column, weighted, on average */
     int64_t bad_row, bad_column; /* a value that is NaN or infinite, or -1 */
@@ -58,6 +60,8 @@ struct fn_km {
     const fn_km_kernels *kernel;
     bool bounds;                        /* points are skipped by drift */
     bool exact_only;                    /* centres too large for float32 */
+    bool in_place;                      /* dense mode: rows are read where they lie, see assign.c */
+    float *panels;                      /* in place: `rounded` as kernel->products reads it */
     int64_t ld;                         /* floats from row to row of rounded rows and centres */
     float *shift32, *rounded, *lengths; /* (d); (k, ld) centres less the shift; (k) */
     fn_km_scan scan;
@@ -92,12 +96,12 @@ typedef struct {
     float own[FN_KM_MOST_BLOCK]; /* distance to the own centre, at most */
     int32_t index[FN_KM_MOST_BLOCK], head[FN_KM_MOST_BLOCK], tail[FN_KM_MOST_BLOCK];
     fn_km_candidate *found;
-    int32_t *next, *list, *evaluated;
+    int32_t *next, *list, *evaluated, *columns;
     float *scores;
     double *row;
 } fn_km_space;
 
-enum { FN_KM_MOST_FOUND = 8192 }; /* candidates of a block */
+enum { FN_KM_MOST_FOUND = 8192, FN_KM_PAD = 32 }; /* candidates of a block; floats past an end */
 
 void *fn_km_alloc(fn_km *km, size_t bytes);
 int fn_km_threads(const fn_km *km, double ns, int phases);

@@ -30,9 +30,10 @@ fn_status fn_km_assign(const fn_km_data *data, int64_t k, const double *centers,
         const double sum = fn_km_measure(km, distances);
         if (inertia) *inertia = sum;
     }
-    if (sums) copy_sums(km, sums, counts);
+    const bool bad = km->not_finite;
+    if (sums && !bad) copy_sums(km, sums, counts);
     fn_km_free(km);
-    return FN_OK;
+    return bad ? FN_EINPUT : FN_OK;
 }
 
 /* ---- all distances: |x|^2 + |c|^2 - 2 x.c less the shift, or differences where that cancels ----

@@ -23,7 +23,8 @@ void fn_km_errors(fn_km *km) {
     if (km->mode == FN_KM_MODE_PROJECTED)
         scores = 2 * sqrt(p) * fn_km_part_error(km->d) + p + 32 + km->basis_error / unit;
     km->error_root = (float)sqrt(scores * unit * 1.1) * up;
-    km->half_error = (float)((km->mode == FN_KM_MODE_PROJECTED ? p + 16 : d + 16) * unit * 1.1);
+    const double summed = km->mode == FN_KM_MODE_PROJECTED ? p + 16 : d + 16;
+    km->half_error = (float)((km->mode == FN_KM_MODE_DENSE ? 16 : summed) * unit * 1.1);
     km->dot_error = (float)((d / 16 + 24) * unit * 1.1) + km->half_error;
     km->square_error = (float)((km->mode == FN_KM_MODE_NARROW ? d + 24 : d / 16 + 32) * unit * 1.1);
 }
@@ -92,6 +93,14 @@ void fn_km_pack(fn_km_scan *scan, int64_t first, int64_t end) {
                 scan->coords[j * q + l];
 }
 
+/* Centre j as a column of its panel. */
+static void pack_panel(fn_km *km, int64_t j) {
+    const int lanes = km->kernel->lanes, width = fn_panel_width(km->k, j, lanes);
+    const int64_t panel = j / (2 * lanes) * (2 * lanes), d = km->d;
+    float *to = km->panels + panel * d + (j - panel);
+    for (int64_t c = 0; c < d; c++) to[c * width] = km->rounded[j * km->ld + c];
+}
+
 static void prepare_run(void *context, int tile, int thread) {
     fn_km *km = ((preparation *)context)->km;
     const int64_t first = (int64_t)tile * CENTERS, d = km->d;
@@ -99,14 +108,19 @@ static void prepare_run(void *context, int tile, int thread) {
     for (int64_t j = first; j < end; j++) {
         const double *center = km->centers + j * d;
         float *rounded = km->rounded + j * km->ld;
-        double squares = 0;
+        double squares = 0, offset = 0, terms = 0; /* offset: shift.c, where rows keep the shift */
         for (int64_t c = 0; c < d; c++) {
             const double x = center[c] - km->shift[c];
             rounded[c] = (float)x;
             squares += x * x;
+            offset += km->shift[c] * x;
+            terms += fabs(km->shift[c] * x);
         }
+        if (!km->in_place) offset = terms = 0;
         km->lengths[j] = (float)sqrt(squares) * up;
-        const float half = (float)(0.5 * squares), bias = half * km->half_error + 1e-36f;
+        const float half = (float)(0.5 * squares + offset);
+        const float bias =
+            fabsf(half) * km->half_error + (float)(terms * (double)d * 0x1p-52) + 1e-36f;
         km->scan.half[j] = half - bias;
         km->scan.slack[j] = 2.5f * bias;
         if (km->mode == FN_KM_MODE_NARROW) {
@@ -115,6 +129,7 @@ static void prepare_run(void *context, int tile, int thread) {
             coords[d] = -km->lengths[j] * km->error_root * up;
         } else if (km->mode == FN_KM_MODE_DENSE) {
             km->scan.coords[j] = km->lengths[j] * km->error_root * km->error_root * up;
+            if (km->in_place) pack_panel(km, j);
         }
         const double moved = sqrt(fn_km_distance(center, km->previous + j * d, d));
         km->drift[j] = (float)moved * up;

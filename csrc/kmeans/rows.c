@@ -114,16 +114,21 @@ enum { SHIFT_SAMPLE = 256, BLOCKS = 64, SURVEY_ROWS = 64 };
  * one rounding when it is taken away. */
 fn_status fn_km_center(fn_km *km) {
     const int64_t rows = km->n < SHIFT_SAMPLE ? km->n : SHIFT_SAMPLE;
-    double *row = km->scratch;
+    double *row = km->scratch, squares = 0, off = 0;
     for (int64_t i = 0; i < rows; i++) {
         fn_km_row(&km->rows, km->n * i / rows, row);
-        for (int64_t j = 0; j < km->d; j++) km->mean[j] += row[j];
+        for (int64_t j = 0; j < km->d; j++) {
+            km->mean[j] += row[j];
+            squares += row[j] * row[j];
+        }
     }
     for (int64_t j = 0; j < km->d; j++) {
         km->shift32[j] = (float)(km->mean[j] / (double)rows);
         if (!(fabsf(km->shift32[j]) < 1e30f)) km->shift32[j] = 0;
         km->shift[j] = (double)km->shift32[j];
+        off += km->shift[j] * km->shift[j];
     }
+    km->spread = off > 0 ? squares / (double)rows / off - 1 : INFINITY;
     return FN_OK;
 }
 

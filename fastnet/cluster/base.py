@@ -251,17 +251,22 @@ class ClusterModel(Parameters):
         return unit(wide) if self.metric == "cosine" else wide
 
     def _assign(self, rows: Rows, weights: np.ndarray | None = None,
-                labels: np.ndarray | None = None) -> float:  # fmt: skip
-        """Nearest centres of all rows; returns the inertia."""
+                labels: np.ndarray | None = None, inertia: bool = True) -> float:  # fmt: skip
+        """Nearest centres of all rows; returns the inertia, if that is wanted."""
         centers, cosine, threads = self._centers(), self.metric == "cosine", self._threads()
         if rows.direct is not None:
-            return nearest(rows.direct, centers, labels=labels, weights=weights, cosine=cosine,
-                           threads=threads)  # fmt: skip
+            try:
+                return nearest(rows.direct, centers, labels=labels, weights=weights, cosine=cosine,
+                               threads=threads, inertia=inertia)  # fmt: skip
+            except ValueError:
+                check_finite(rows)  # says where
+                raise
         total = 0.0
         for where, block in rows.blocks():
             total += nearest(
                 block, centers, labels=None if labels is None else labels[where],
                 weights=None if weights is None else weights[where], cosine=cosine, threads=threads,
+                inertia=inertia,
             )  # fmt: skip
         return total
 
@@ -287,9 +292,9 @@ class ClusterModel(Parameters):
             If X has another number of features, NaN or infinity, or is not made of numbers.
         """
         self._check_fitted()
-        rows = self._input(X, reset=False)
+        rows = self._input(X, reset=False, finite=False)
         labels = np.empty(len(rows), np.int32)
-        self._assign(rows, labels=labels)
+        self._assign(rows, labels=labels, inertia=False)
         return labels
 
     def transform(self, X: Any) -> np.ndarray:

@@ -49,17 +49,20 @@ def nearest(
     counts: np.ndarray | None = None,
     cosine: bool = False,
     threads: int = 0,
+    inertia: bool = True,
 ) -> float:
     """Assign rows to the nearest of `centers`; returns the inertia. See `_core.kmeans_assign`.
 
-    `distances` are squared; of rows and centres of length 1 that is 2 (1 - cos).
+    `distances` are squared; of rows and centres of length 1 that is 2 (1 - cos). Without `inertia`,
+    0 is returned in its place.
     """
-    inertia = _core.kmeans_assign(
+    total = _core.kmeans_assign(
         as_engine_reads(x), centers, labels=labels, distances=distances, sums=sums, counts=counts,
-        sample_weight=weights, metric=metric_name(cosine), threads=threads,
+        sample_weight=weights, metric=metric_name(cosine), threads=threads, inertia=inertia,
     )  # fmt: skip
-    assert inertia is not None
-    return inertia / 2 if cosine else inertia
+    if total is None:
+        return 0.0
+    return total / 2 if cosine else total
 
 
 def mean_variance(
