@@ -130,6 +130,7 @@ _CONVS = (
     _case(0, (7, 5), 3, 5, 3, pads=(1, 1)),
     _case(1, (7, 5), 3, 5, 3, pads=(1, 1), bias=False),
     _case(19, (6, 5), 2, 3, 3),
+    _case(7, (5, 6), 3, 5, 3, pads=(1, 1)),
     *(_case(1, (9, 30), 1, o, k, pads=(k // 2, k // 2)) for k in (3, 5) for o in (8, 16, 19)),
     *(_case(1, (6, w), 1, 8, 5, pads=(2, 2)) for w in (5, 13, 15)),
     *(_case(2, (7, 5), 3, o, 3, pads=(1, 1)) for o in (8, 16, 33)),
@@ -168,6 +169,7 @@ _TRANSPOSES = (
         for c, f in ((3, 5), (16, 8), (5, 33), (1, 1))
     ),
     _transpose(0, (4, 3), 3, 5, (3, 3), (9, 7), 2),
+    _transpose(7, (3, 4), 3, 5, (3, 3), (7, 9), 2),
     _transpose(1, (4, 3), 3, 5, (3, 3), (9, 7), 2, bias=False),
     _transpose(2, (4, 3), 3, 5, (3, 3), (8, 6), 2, corner=(0, 0)),
     _transpose(2, (4, 3), 3, 8, (4, 4), (8, 6), 2, corner=(1, 1)),
@@ -187,6 +189,7 @@ _DEPTHWISE = (
     *(_depthwise(2, (7, 5), c, m, 3, pads=(1, 1)) for c, m in (
         (3, 1), (1, 1), (8, 1), (17, 1), (5, 2), (4, 4), (33, 1), (1, 16), (1, 3))),
     _depthwise(0, (7, 5), 3, 1, 3, pads=(1, 1)),
+    _depthwise(7, (5, 6), 3, 1, 3, pads=(1, 1)),
     _depthwise(1, (7, 5), 3, 2, 3, bias=False),
     _depthwise(2, (8, 9), 6, 1, 5, stride=2, pads=(2, 2)),
     _depthwise(2, (9, 8), 3, 1, (1, 2), stride=(4, 3), pads=((1, 0), (0, 2))),

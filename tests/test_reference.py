@@ -94,7 +94,8 @@ def test_other_ops_by_hand():
 def test_cases_cover_one_row_no_rows_and_every_name():
     for name, op in ref.OPS.items():
         rows = {next(iter(case.shapes.values()))[0] for case in op.cases}
-        assert {0, 1, 7} <= rows, name
+        wanted = {0, 1, 7} - ({0} if name == "batch_norm" else set())  # no statistics of no rows
+        assert wanted <= rows, name
     kinds = {case.attributes["kind"] for case in ref.OPS["activation"].cases}
     assert kinds | {"softmax"} == set(ref.ACTIVATIONS)
     assert {case.attributes["kind"] for case in ref.OPS["loss"].cases} == set(ref.LOSSES)
