@@ -246,9 +246,10 @@ def test_assignment_refuses_values_that_are_not_finite(d, dtype, value):
     assert not sums.any() and not counts.any()
 
 
-def test_transform_is_the_distance():
+@pytest.mark.parametrize(("d", "offset"), [(5, 1e6), (200, 1e6), (200, 0.2)])
+def test_transform_is_the_distance(d, offset):
     rng = np.random.default_rng(3)
-    x = (1e6 + rng.normal(size=(70, 5))).astype(np.float32)
+    x = (offset + rng.normal(size=(70, d))).astype(np.float32)
     centers = x[:3].astype(np.float64)
     out = np.empty((70, 3), np.float32)
     _core.kmeans_transform(x, centers, out)

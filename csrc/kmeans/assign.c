@@ -35,7 +35,8 @@ static size_t lay_out(const fn_km *km, char *memory, space **out) {
     const size_t block = FN_KM_MOST_BLOCK, d = (size_t)km->ld, k = (size_t)km->k;
     float *part[10];
     part[0] = floats(&end, block * (size_t)(km->scan.q + 4));
-    part[1] = floats(&end, d * (km->mode == FN_KM_MODE_DENSE ? (size_t)km->tile_rows : block));
+    const bool whole = km->mode == FN_KM_MODE_DENSE && !km->in_place; /* tiles are loaded */
+    part[1] = floats(&end, d * (whole ? (size_t)km->tile_rows : block));
     part[2] =
         floats(&end, km->mode == FN_KM_MODE_DENSE ? (size_t)km->tile_rows * (k + FN_KM_PAD) : 1);
     part[3] = floats(&end, FN_KM_MOST_FOUND * sizeof(fn_km_candidate) / sizeof(float));

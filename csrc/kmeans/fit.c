@@ -44,7 +44,7 @@ static int projection_columns(const fn_km *km, size_t max_bytes) {
  * zeros. A panel of centres stays in the second-level cache. */
 static bool can_read_in_place(const fn_km *km) {
     const bool plain = !km->data.indptr && !km->data.cosine && km->data.dtype == FN_F32;
-    return plain && !km->bounds && km->d <= 4096 && km->spread > 0.25;
+    return plain && !km->bounds && km->purpose != FN_KM_READ && km->d <= 4096 && km->spread > 0.25;
 }
 
 static bool choose_mode(fn_km *km, size_t max_bytes) {
@@ -126,14 +126,15 @@ static bool allocate(fn_km *km) {
     return ok;
 }
 
-/* What a fit is made for: iterations, one assignment, or rows alone. */
+/* What a fit is made for: iterations, one assignment (summed), or rows alone. */
 static fn_km *make(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, size_t max_bytes,
-                   int threads, bool sums, bool survey) {
+                   int threads, fn_km_purpose purpose) {
     fn_km *km = fn_alloc(sizeof *km);
     if (!km) return NULL;
     km->data = *data;
     km->n = data->n, km->d = data->d, km->k = k;
-    km->algorithm = algorithm, km->threads = threads, km->no_sums = !sums;
+    km->algorithm = algorithm, km->threads = threads, km->purpose = purpose;
+    km->no_sums = purpose == FN_KM_LABEL || purpose == FN_KM_READ;
     km->most_threads = threads > 0 ? threads : fn_get_threads();
     if (km->most_threads > FN_MAX_THREADS) km->most_threads = FN_MAX_THREADS;
     km->kernel = fn_level_current()->kmeans;
@@ -145,7 +146,7 @@ static fn_km *make(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm,
     ok = ok && fn_km_center(km) == FN_OK && choose_mode(km, max_bytes) && allocate_scan(km);
     if (ok) {
         fn_km_errors(km);
-        ok = (!survey && !km->projected) || fn_km_survey(km) == FN_OK;
+        ok = (purpose != FN_KM_ITERATE && !km->projected) || fn_km_survey(km) == FN_OK;
     }
     if (ok) return km;
     fn_km_free(km);
@@ -154,7 +155,7 @@ static fn_km *make(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm,
 
 fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, size_t max_bytes,
                  int threads) {
-    return make(data, k, algorithm, max_bytes, threads, true, true);
+    return make(data, k, algorithm, max_bytes, threads, FN_KM_ITERATE);
 }
 
 /* Centres from which projecting rows pays for a single assignment. */
@@ -162,11 +163,12 @@ enum { MANY_CENTERS = 256 };
 
 fn_km *fn_km_new_once(const fn_km_data *data, int64_t k, bool sums, int threads) {
     const bool many = k >= MANY_CENTERS && data->n >= 4 * k;
-    return make(data, k, many ? FN_KM_AUTO : FN_KM_LLOYD, 0, threads, sums, false);
+    return make(data, k, many ? FN_KM_AUTO : FN_KM_LLOYD, 0, threads,
+                sums ? FN_KM_SUM : FN_KM_LABEL);
 }
 
 fn_km *fn_km_new_rows(const fn_km_data *data, int64_t k, int threads) {
-    return make(data, k, FN_KM_LLOYD, 0, threads, false, false);
+    return make(data, k, FN_KM_LLOYD, 0, threads, FN_KM_READ);
 }
 
 void fn_km_free(fn_km *km) {
@@ -274,7 +276,8 @@ static void run_tile(void *context, int tile, int thread) {
 /* Go on with the assignment; true when all rows are done. */
 static bool assign(fn_km *km, uint64_t deadline) {
     pass p = {.km = km, .deadline = deadline};
-    const double ns = (double)(km->n - km->cursor) * (0.03 * (double)(km->k * km->scan.q) + 2);
+    const int64_t columns = km->mode == FN_KM_MODE_DENSE ? km->d : km->scan.q;
+    const double ns = (double)(km->n - km->cursor) * (0.03 * (double)(km->k * columns) + 2);
     fn_parallel_run(fn_km_threads(km, ns, 2), &(fn_work_list){next_phase, run_tile, &p, 1e6});
     if (km->cursor < km->n) return false;
     if (!km->no_sums) fn_km_merge(km);

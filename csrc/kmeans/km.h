@@ -10,6 +10,9 @@
 /* How scores of a block are found: see assign.c. */
 typedef enum { FN_KM_MODE_NARROW, FN_KM_MODE_DENSE, FN_KM_MODE_PROJECTED } fn_km_mode;
 
+/* What a fit is made for: iterations; labels of one assignment; and sums; rows alone. */
+typedef enum { FN_KM_ITERATE, FN_KM_LABEL, FN_KM_SUM, FN_KM_READ } fn_km_purpose;
+
 /* |x|^2 from which float32 might overflow: such rows are decided in float64. */
 static const float FN_KM_LARGE = 1e30f;
 
@@ -27,6 +30,7 @@ struct fn_km {
     fn_km_data data;
     fn_km_rows rows;
     fn_km_algorithm algorithm;
+    fn_km_purpose purpose;
     int64_t n, d, k;
     int threads, most_threads; /* asked for; what there is memory for */
     double *mean, *shift;

@@ -108,12 +108,13 @@ void fn_km_load(const fn_km *km, int64_t first, const int32_t *list, int count, 
 
 /* ---- the mean, squares and projections, in one pass ---- */
 
-enum { SHIFT_SAMPLE = 256, BLOCKS = 64, SURVEY_ROWS = 64 };
+enum { SHIFT_SAMPLE = 256, ONCE_SAMPLE = 32, BLOCKS = 64, SURVEY_ROWS = 64 };
 
 /* The shift: about the mean, from a sample, as float32 values, so that float32 rows lose at most
  * one rounding when it is taken away. */
 fn_status fn_km_center(fn_km *km) {
-    const int64_t rows = km->n < SHIFT_SAMPLE ? km->n : SHIFT_SAMPLE;
+    const int64_t most = km->purpose == FN_KM_ITERATE ? SHIFT_SAMPLE : ONCE_SAMPLE;
+    const int64_t rows = km->n < most ? km->n : most;
     double *row = km->scratch, squares = 0, off = 0;
     for (int64_t i = 0; i < rows; i++) {
         fn_km_row(&km->rows, km->n * i / rows, row);

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import check
 from .base import ClusterModel, Settings
-from .data import Rows, make_rows, unit
+from .data import Rows, check_finite, make_rows, unit
 from .engine import nearest
 from .history import History, Iterations
 from .random import Seeds
@@ -147,7 +147,7 @@ class MiniBatchKMeans(ClusterModel):
         """
         first = not hasattr(self, "cluster_centers_")
         settings = self._settings()
-        rows = self._input(X, reset=first)
+        rows = self._input(X, reset=first, finite=first)  # later the engine looks for NaN
         weights = self._weights(sample_weight, rows)
         if first:
             self._check_rows(rows, settings)
@@ -252,10 +252,14 @@ class MiniBatchKMeans(ClusterModel):
         sums, counts, inertia = np.zeros_like(centers), np.zeros(len(centers)), 0.0
         blocks = rows.blocks() if x is None else [(slice(None), x)]
         for where, block in blocks:
-            inertia += nearest(
-                block, centers, weights=None if weights is None else weights[where], sums=sums,
-                counts=counts, cosine=settings.cosine, threads=settings.threads,
-            )  # fmt: skip
+            try:
+                inertia += nearest(
+                    block, centers, weights=None if weights is None else weights[where], sums=sums,
+                    counts=counts, cosine=settings.cosine, threads=settings.threads,
+                )  # fmt: skip
+            except ValueError:
+                check_finite(rows)  # says where
+                raise
         new, found = centers.copy(), counts > 0
         old, more = self._counts[found, None], counts[found, None]
         new[found] = (centers[found] * old + sums[found]) / (old + more)
