@@ -25,7 +25,8 @@ def _bytes(n: float) -> str:
 
 
 def memory(network: Network, batch_size: int) -> dict[str, int]:
-    """Bytes that the engine takes: "weights", "arena" of a training step, "predict" of one row.
+    """Bytes that the engine takes: "weights", "arena" of a training step and "thread", what each of
+    its threads works in besides, "predict" of one row.
 
     Training with an optimizer of s slots takes weights x (2 + s) + arena: the weights, the snapshot
     that bad input falls back to, and the slots; one more where gradients are kept (global_clipnorm,
@@ -39,7 +40,8 @@ def memory(network: Network, batch_size: int) -> dict[str, int]:
     return {
         "weights": train["param_bytes"],
         "arena": train["arena_bytes"],
-        "predict": predict["arena_bytes"],
+        "thread": train["thread_bytes"],
+        "predict": predict["arena_bytes"] + predict["thread_bytes"],
     }
 
 
@@ -99,9 +101,9 @@ def summary(network: Network, batch_size: int = 32) -> str:
     lines.append(f"parameters: {total:,} ({_bytes(total * 4)}), trained: {total - frozen:,}")
     lines.append(f"multiply-adds a row: {adds:,} forward")
     lines.append(
-        f"memory: weights {_bytes(need['weights'])}; a training step of {batch_size} rows adds "
-        f"{_bytes(need['arena'])} and 1 to 5 times the weights "
-        "(snapshots, optimizer slots, gradients); "
-        f"predicting a row {_bytes(need['predict'])}"
+        f"memory: weights {_bytes(need['weights'])}; predicting a row {_bytes(need['predict'])}; "
+        f"a training step of {batch_size} rows adds {_bytes(need['arena'])},\n"
+        f"  {_bytes(need['thread'])} for each thread and 1 to 5 times the weights (snapshots, "
+        "optimizer slots, gradients)"
     )
     return "\n".join(lines)

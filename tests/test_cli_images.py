@@ -171,6 +171,13 @@ def test_drawings_are_read_by_the_network_that_comes_along(run, drawings, dark):
     assert np.mean(np.array(said) == y) > 0.96
 
 
+def test_a_blank_page_is_no_digit(run):  # noqa: F811
+    PIL.fromarray(np.full((40, 30), 250, np.uint8)).save("blank.png")
+    code, out, err = run("predict", "blank.png")
+    assert (code, out) == (2, "")
+    assert "error: blank.png: nothing is drawn there" in err
+
+
 def test_prepare_says_how(run, drawings):  # noqa: F811
     x, _ = drawings
     PIL.fromarray(page(x[0])).save("a.png")

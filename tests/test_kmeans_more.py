@@ -228,6 +228,8 @@ def test_errors_of_path():
     ):
         with pytest.raises(ValueError, match=message):
             fn.KMeans.path(x, arguments, **options)
+    with pytest.raises(TypeError, match=r"several numbers, as range\(2, 13\), got 5"):
+        fn.KMeans.path(x, 5)
 
 
 def test_silhouette_against_scikit_learn():

@@ -360,7 +360,9 @@ def test_summary(capsys):
     need = memory(net, 64)
     assert need["weights"] == net.params.nbytes
     assert f"weights {need['weights'] / 1024:.1f} KiB" in text
-    assert f"64 rows adds {_bytes(need['arena'])}" in text
+    assert f"64 rows adds {_bytes(need['arena'])},\n  {_bytes(need['thread'])} for each" in text
+    assert need["predict"] > 4 * (200 + 10)  # what a row's layers give lies somewhere
+    assert f"predicting a row {_bytes(need['predict'])}" in text
     collected = []
     net.summary(print_fn=collected.append)
     assert len(collected) == 1

@@ -146,6 +146,8 @@ def _picture(path: str, network: Any, card: Card) -> np.ndarray:
     elif card.prepare != "pad" and channels == 1 and height == width:
         box = height if card.prepare == "digits" else round(height * 20 / 28)
         image = read_digit(path, height, box)
+        if not image.any():
+            raise UsageError(f"{path}: nothing is drawn there")
     else:
         image = read_image(path, (height, width, channels))
     image = image.reshape(1, *shape)

@@ -85,6 +85,8 @@ def fit_path(
     """`KMeans.path`."""
     check.choice("criterion", criterion, CRITERIA)
     check.integer("sample_size", sample_size, low=2)
+    if not isinstance(k_range, Iterable):
+        raise TypeError(f"k_range must be several numbers, as range(2, 13), got {k_range!r}")
     ks = sorted({check.integer("k_range", k, low=1) for k in k_range})
     if not ks:
         raise ValueError("k_range has no numbers of clusters")
