@@ -139,6 +139,7 @@ struct fn_op {
     size_t lane;        /* floats of a lane: all its parameters' gradients, one behind the other */
     size_t lane_offset; /* floats from the first lane's start to this op's part of it */
     size_t local;       /* floats a thread keeps for this op between tiles, at local_offset */
+    size_t joined;      /* the same, once a wide op runs in a chain after all */
     size_t local_offset;
     size_t state; /* doubles kept per run (metrics), at state_offset in work */
     size_t state_offset;

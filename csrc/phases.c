@@ -133,7 +133,7 @@ static void merge_phase(chain *c, fn_pass_kind kind, int op) {
  * only the layer's input travels. */
 static bool joins(const chain *c, const fn_op *op) {
     const fn_plan *plan = c->b->plan;
-    if (!c->open || c->b->failed || op->sgemm) return false;
+    if (!c->open || c->b->failed || op->sgemm || op->sparse) return false; /* sparse: prepares */
     const fn_job *job = &plan->jobs[plan->n_jobs - 1];
     if (!job->pictures) return false;
     size_t weights = 0, rows = 0;
@@ -239,7 +239,10 @@ static void forward_phases(builder *b, chain *c) {
     const bool train = plan->options.mode == FN_TRAIN;
     for (int i = 0; i < plan->n_ops && !b->failed; i++) {
         fn_op *op = &plan->ops[i];
-        if (op->wide && joins(c, op)) op->wide = false;
+        if (op->wide && joins(c, op)) {
+            op->wide = false;
+            if (op->joined) op->local = op->joined;
+        }
         if (!op->impl->forward || ((op->flags & FN_SOURCE) && train)) {
             if (op->flags & FN_STOP) {
                 open_phase(b);

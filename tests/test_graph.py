@@ -158,6 +158,26 @@ def test_outputs_and_gradients_of_several_inputs_and_outputs(level):
     check_gradients(net, xs, ys, ["cross_entropy", "mse"], [0.5, 2.0], sample)
 
 
+def test_a_wide_layer_of_another_input_behind_pictures_learns():
+    """It stays out of their chain: its gradient is made from rows that were kept by columns."""
+    picture, row = fn.Input((12, 12, 3)), fn.Input(300)
+    h = layers.Conv2D(32, 3, padding="same", activation="relu")(picture)
+    h = layers.GlobalAvgPool2D()(layers.Conv2D(32, 3, padding="same", activation="relu")(h))
+    side = layers.Dense(64)
+    h = layers.Concatenate()([h, side(row)])
+    net = fn.Model([picture, row], layers.Dense(4, activation="softmax")(h), seed=0)
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((33, 12, 12, 3)).astype(np.float32)
+    b = rng.standard_normal((33, 300)).astype(np.float32)
+    target = np.eye(4)[rng.integers(0, 4, 33)]
+    gradients = fn.Trainer(net).gradients([a, b], target)
+    last = net.get_weights()[-2].astype(np.float64)
+    want = b.T.astype(np.float64) @ ((net.predict([a, b]) - target) @ last[32:].T) / 33
+    i = next(i for i, w in enumerate(net.get_weights()) if w.shape == (300, 64))
+    assert np.abs(want).max() > 0.01
+    np.testing.assert_allclose(gradients[i], want, atol=1e-6)
+
+
 def test_gradients_of_more_branches_than_an_op_takes():
     x = fn.Input(4)
     h = layers.Dense(5, activation="tanh")(x)

@@ -91,6 +91,18 @@ def convolutions():
     ]
 
 
+def joined():
+    """A dense layer of 20,480 weights that joins the chain of the pictures before it."""
+    return [
+        layers.Input((8, 8, 1)),
+        layers.Conv2D(32, 3, padding="same", activation="relu"),
+        layers.Conv2D(32, 3, padding="same", activation="relu"),
+        layers.Flatten(),
+        layers.Dense(10, activation="relu"),
+        layers.Dense(4, activation="softmax"),
+    ]
+
+
 def batch_norms():
     return [
         layers.Input((9, 7, 3)),
@@ -133,6 +145,7 @@ NETWORKS = {
     "sequences": chain(sequences),
     "lenet": chain(lenet),
     "convolutions": chain(convolutions),
+    "joined": chain(joined),
     "batch norms": chain(batch_norms),
     "residual": residual,
 }
@@ -162,6 +175,25 @@ def test_same_bits_for_any_number_of_threads(level, always_thread, make, options
         assert result == first, threads
     for before, after in zip(built(make()).get_weights(), net.get_weights(), strict=True):
         assert not np.array_equal(before, after)
+
+
+def test_batches_of_one_behind_pictures(level):
+    """Coasting rows, a chain and its memory: the bits of batches of one do not change."""
+    nets = [built(chain(joined)()) for _ in range(2)]
+    x, y = data(40, nets[0].input_shape)
+    x *= np.random.default_rng(1).random(x.shape) < 0.3
+    for threads, net in zip((1, 3), nets, strict=True):
+        optimizer = fn.optimizers.SGD(0.01, momentum=0.9)
+        with fn.threads(threads):
+            fn.Trainer(net, optimizer=optimizer).fit(x, y, batch_size=1, epochs=2, seed=5)
+    assert digest(nets[0]) == digest(nets[1])
+    stepped = built(chain(joined)())
+    trainer = fn.Trainer(stepped, optimizer=fn.optimizers.SGD(0.01, momentum=0.9))
+    whole = fn.Trainer(built(chain(joined)()), optimizer=fn.optimizers.SGD(0.01, momentum=0.9))
+    for i in range(len(x)):
+        trainer.train_on_batch(x[i : i + 1], y[i : i + 1])
+    whole.fit(x, y, batch_size=1, epochs=1, shuffle=False)
+    assert digest(stepped) == digest(whole.network)
 
 
 def without_dropout(net):

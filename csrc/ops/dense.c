@@ -477,7 +477,8 @@ static const char *check(fn_plan *plan, fn_op *op) {
     const int64_t panels = (in->cols + PANEL - 1) / PANEL, deep = (out->cols + 3) / 4 * 4;
     op->transposes = plan->options.mode == FN_TRAIN && !op->sgemm && plan->options.max_rows > 1 &&
                      in->ld % PANEL == 0 && (plan->options.max_rows >= MANY || out->cols <= NARROW);
-    if (op->transposes && !op->wide) op->local = (size_t)(panels * PANEL * deep) + 2 * FN_PAD;
+    if (op->transposes) op->joined = (size_t)(panels * PANEL * deep) + 2 * FN_PAD;
+    if (op->transposes && !op->wide) op->local = op->joined;
     if (op->transposes && op->scratch < (size_t)(PANEL * deep))
         op->scratch = (size_t)(PANEL * deep);
     if (op->sgemm) op->flags &= ~(unsigned)FN_READS_ROWS;
