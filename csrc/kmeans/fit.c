@@ -108,12 +108,12 @@ static bool allocate(fn_km *km) {
     bool ok = (km->mean = fn_km_alloc(km, d * one)) && (km->shift = fn_km_alloc(km, d * one));
     ok = ok && (km->shift32 = fn_km_alloc(km, (size_t)km->ld * sizeof(float)));
     ok = ok && (km->centers = fn_km_alloc(km, kd * one));
-    ok = ok && (km->previous = fn_km_alloc(km, kd * one));
-    if (!km->no_sums) {
+    if (km->purpose == FN_KM_ITERATE) {
+        ok = ok && (km->previous = fn_km_alloc(km, kd * one));
         ok = ok && (km->sums = fn_km_alloc(km, kd * one));
         ok = ok && (km->sums_low = fn_km_alloc(km, kd * one));
-        ok = ok && (km->moved = fn_km_alloc(km, fn_km_moved_count(km) * one));
     }
+    if (!km->no_sums) ok = ok && (km->moved = fn_km_alloc(km, fn_km_moved_count(km) * one));
     ok = ok && (km->weights = fn_km_alloc(km, k * one));
     ok = ok && (km->weights_low = fn_km_alloc(km, k * one));
     ok = ok && (km->members = fn_km_alloc(km, k * one));
@@ -207,10 +207,11 @@ void fn_km_start(fn_km *km, const double *centers, const uint8_t *fixed) {
     memcpy(km->centers, centers, kd);
     memset(km->fixed, 0, k);
     if (fixed) memcpy(km->fixed, fixed, k);
-    if (!km->no_sums) {
+    if (km->purpose == FN_KM_ITERATE) {
         memset(km->sums, 0, kd);
         memset(km->sums_low, 0, kd);
         memset(km->moved, 0, fn_km_moved_count(km) * sizeof(double));
+        memcpy(km->previous, km->centers, kd);
     }
     memset(km->weights, 0, k * sizeof(double));
     memset(km->weights_low, 0, k * sizeof(double));
@@ -219,7 +220,6 @@ void fn_km_start(fn_km *km, const double *centers, const uint8_t *fixed) {
     km->cursor = 0;
     km->first = true;
     memset(km->left_drift, 0, k * sizeof(float));
-    memcpy(km->previous, km->centers, kd);
     km->converged = false;
     km->record = (fn_km_record){0};
     fn_km_prepare(km);
@@ -280,7 +280,7 @@ static bool assign(fn_km *km, uint64_t deadline) {
     const double ns = (double)(km->n - km->cursor) * (0.03 * (double)(km->k * columns) + 2);
     fn_parallel_run(fn_km_threads(km, ns, 2), &(fn_work_list){next_phase, run_tile, &p, 1e6});
     if (km->cursor < km->n) return false;
-    if (!km->no_sums) fn_km_merge(km);
+    if (km->purpose == FN_KM_ITERATE) fn_km_merge(km);
     return true;
 }
 

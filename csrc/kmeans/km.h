@@ -39,7 +39,7 @@ struct fn_km {
     double total;                /* sum of w |x - shift|^2 */
     double variance;             /* of a column, weighted, on average */
     int64_t bad_row, bad_column; /* a value that is NaN or infinite, or -1 */
-    double *centers, *previous;
+    double *centers, *previous;  /* (k, d); previous and the sums: to iterate */
     uint8_t *fixed;
     double *sums, *sums_low;       /* (k, d) of w (x - shift), unevaluated sum of two: no drift */
     double *weights, *weights_low; /* (k), likewise */

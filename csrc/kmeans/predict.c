@@ -7,14 +7,15 @@
 
 /* ---- the nearest centre: one assignment of a fit ---- */
 
+/* What one assignment moved is all there is: groups in order. */
 static void copy_sums(const fn_km *km, double *sums, double *counts) {
+    const int64_t d = km->d, width = d + 2;
     for (int64_t j = 0; j < km->k; j++) {
-        const double weight = km->weights[j] + km->weights_low[j];
-        counts[j] += weight;
-        for (int64_t c = 0; c < km->d; c++) {
-            const int64_t e = j * km->d + c;
-            sums[e] += (km->sums[e] + km->sums_low[e]) + weight * km->shift[c];
-        }
+        double *first = km->moved + j * width;
+        for (int g = 1; g < km->groups; g++)
+            for (int64_t c = 0; c <= d; c++) first[c] += first[g * km->k * width + c];
+        counts[j] += first[d];
+        for (int64_t c = 0; c < d; c++) sums[j * d + c] += first[c] + first[d] * km->shift[c];
     }
 }
 

@@ -131,6 +131,7 @@ static void prepare_run(void *context, int tile, int thread) {
             km->scan.coords[j] = km->lengths[j] * km->error_root * km->error_root * up;
             if (km->in_place) pack_panel(km, j);
         }
+        if (!km->previous) continue;
         const double moved = sqrt(fn_km_distance(center, km->previous + j * d, d));
         km->drift[j] = (float)moved * up;
     }
@@ -138,7 +139,7 @@ static void prepare_run(void *context, int tile, int thread) {
     if (km->mode == FN_KM_MODE_PROJECTED) {
         fn_km_project_centers(km, km->rounded + first * km->ld, km->lengths + first, end - first,
                               km->scan.coords + first * km->scan.q, room);
-        add_left_drift(km, first, end, room);
+        if (km->previous) add_left_drift(km, first, end, room);
     }
     if (km->mode != FN_KM_MODE_DENSE) fn_km_pack(&km->scan, first, end);
 }
@@ -186,6 +187,7 @@ void fn_km_prepare(fn_km *km) {
     km->exact_only = false;
     for (int64_t j = 0; j < km->k; j++)
         if (!(km->lengths[j] < 1e15f)) km->exact_only = true;
+    if (!km->previous) return;
     other_drifts(km);
     measure_apart(km);
 }

@@ -260,9 +260,11 @@ class MiniBatchKMeans(ClusterModel):
             except ValueError:
                 check_finite(rows)  # says where
                 raise
-        new, found = centers.copy(), counts > 0
-        old, more = self._counts[found, None], counts[found, None]
-        new[found] = (centers[found] * old + sums[found]) / (old + more)
+        none = counts == 0
+        new = centers * self._counts[:, None]
+        new += sums
+        new /= np.where(none, 1, self._counts + counts)[:, None]
+        new[none] = centers[none]
         if settings.cosine:
             new = np.where(new.any(axis=1, keepdims=True), unit(new), centers)
         self._counts = self._counts + counts
