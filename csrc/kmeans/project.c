@@ -13,8 +13,21 @@
 
 enum { SAMPLE = 512, ROUNDS = 2, PROJECT_TILE = 64 };
 
-/* Orthonormalise the columns of v (d, p) by Cholesky of v'v, twice; false if they are dependent. */
-static bool orthonormalise(float *v, int64_t d, int p, float *gram, double *factor) {
+/* The transposed inverse of a lower triangular factor (p, p), as float32. */
+static void invert(const double *factor, int p, double *column, float *inverse) {
+    memset(inverse, 0, (size_t)(p * p) * sizeof *inverse);
+    for (int j = 0; j < p; j++)
+        for (int i = j; i < p; i++) {
+            double sum = i == j;
+            for (int l = j; l < i; l++) sum -= factor[i * p + l] * column[l];
+            column[i] = sum / factor[i * p + i];
+            inverse[j * p + i] = (float)column[i];
+        }
+}
+
+/* Orthonormalise the columns of v (d, p) by Cholesky of v'v, twice; false if they are dependent.
+ * copy: room for v. */
+static bool orthonormalise(float *v, int64_t d, int p, float *gram, double *factor, float *copy) {
     for (int round = 0; round < 2; round++) {
         fn_sgemm(true, false, p, p, d, v, p, v, p, 0, gram, p);
         for (int i = 0; i < p; i++)
@@ -28,14 +41,9 @@ static bool orthonormalise(float *v, int64_t d, int p, float *gram, double *fact
                 else
                     return false;
             }
-        for (int64_t r = 0; r < d; r++) { /* row := row * inverse(factor') */
-            float *row = v + r * p;
-            for (int i = 0; i < p; i++) {
-                double sum = (double)row[i];
-                for (int l = 0; l < i; l++) sum -= (double)row[l] * factor[i * p + l];
-                row[i] = (float)(sum / factor[i * p + i]);
-            }
-        }
+        invert(factor, p, factor + p * p, gram);
+        memcpy(copy, v, (size_t)(d * p) * sizeof *v);
+        fn_sgemm(false, false, d, p, p, copy, p, gram, p, 0, v, p);
     }
     return true;
 }
@@ -71,13 +79,14 @@ static double find_basis(fn_km *km, const float *sample, int rows, float *room) 
     const int64_t d = km->d;
     float *v = km->basis, *inside = room, *gram = inside + (int64_t)rows * p;
     double *factor = (double *)(gram + (int64_t)p * p);
+    float *copy = (float *)(factor + (int64_t)p * (p + 1));
     memset(v, 0, (size_t)(d * p) * sizeof *v);
     add_noise(v, d * p, 1);
     for (int round = 0; round < ROUNDS; round++) {
         fn_sgemm(false, false, rows, p, d, sample, km->ld, v, p, 0, inside, p);
         fn_sgemm(true, false, d, p, rows, sample, km->ld, inside, p, 0, v, p);
         add_noise(v, d * p, 1e-2 * root_mean_square(v, d * p));
-        if (!orthonormalise(v, d, p, gram, factor)) return 2;
+        if (!orthonormalise(v, d, p, gram, factor, copy)) return 2;
     }
     km->basis_error = basis_error(v, d, p, gram);
     fn_sgemm(false, false, rows, p, d, sample, km->ld, v, p, 0, inside, p);
@@ -96,7 +105,7 @@ bool fn_km_find_basis(fn_km *km, int p, double most_outside) {
     km->p = p;
     const size_t d = (size_t)km->d, cols = (size_t)p;
     float *sample = fn_alloc((size_t)rows * (size_t)km->ld * sizeof *sample);
-    float *room = fn_alloc((rows * cols + cols * cols + 2 * cols * cols) * sizeof *room);
+    float *room = fn_alloc((rows * cols + 3 * cols * cols + 2 * cols + d * cols) * sizeof *room);
     km->basis = fn_alloc(d * cols * sizeof *km->basis);
     double *row = fn_alloc(d * sizeof *row), outside = 2;
     if (sample && room && km->basis && row) {

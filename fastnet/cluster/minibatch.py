@@ -309,6 +309,7 @@ class _Learning:
         self.batch = min(model.batch_size, len(rows))
         self.all_steps = max(1, settings.max_iter * len(rows) // self.batch)
         self.smooth: float | None = None
+        self.room: np.ndarray | None = None
         self.least, self.waited = np.inf, 0
         self.tolerance = settings.tol * self._variance() if settings.tol else 0.0
         self.sums = None if weights is None else np.cumsum(weights)
@@ -350,7 +351,7 @@ class _Learning:
         if self.batch == n:
             x, mass = self.rows.direct, float(n if w is None else w.sum())
         else:
-            x, w, mass = self.rows.values(self._draw()), None, float(self.batch)
+            x, w, mass = self._batch(), None, float(self.batch)
         before = self.centers
         after, inertia = self.model._learn(x, self.rows, w, before, self.settings)
         shift = float(((after - before) ** 2).sum())
@@ -360,6 +361,15 @@ class _Learning:
         if self.model.verbose:
             print(f"Minibatch step {self.steps}/{self.all_steps}: mean batch inertia: "
                   f"{inertia / mass}, ewa inertia: {self.smooth}")  # fmt: skip
+
+    def _batch(self) -> Any:
+        """The rows of a batch, the next in the place of the last where they need no conversion."""
+        rows, picked = self.rows, self._draw()
+        if rows.sparse or rows.direct is None:
+            return rows.values(picked)
+        if self.room is None:
+            self.room = np.empty((self.batch, rows.shape[1]), rows.direct.dtype)
+        return np.take(rows.direct, picked, axis=0, out=self.room, mode="clip")
 
     def _draw(self) -> np.ndarray:
         """Numbers of the rows of a batch, by weight, with repetition."""
