@@ -95,6 +95,30 @@ def nearest(x, centers):
     return np.stack([((x.astype(np.float64) - c) ** 2).sum(1) for c in centers], 1).argmin(1)
 
 
+@pytest.mark.parametrize(("k", "offset"), [(2, 0), (7, 0.3), (24, 0), (25, 0), (7, 1e4)])
+def test_projected_rows_of_zeros_equal_plain_lloyd(k, offset):
+    """The first iteration may score rows where they lie, the next ones go on from its bounds."""
+    rng = np.random.default_rng(k)
+    shapes = rng.uniform(size=(30, 200)) * (rng.uniform(size=(30, 200)) < 0.3)
+    x = shapes[rng.integers(0, 30, 1500)] + (rng.uniform(size=(1500, 200)) < 0.02)
+    x = (x + offset).astype(np.float32)
+    start = x[rng.choice(1500, k, replace=False)].astype(np.float64)
+    model = _core.KMeansFit(x, None, k, algorithm="projected")
+    assert model.path == "projected"
+    model.start(start)
+    centers = start
+    for _ in range(6):
+        labels = nearest(x, centers)
+        (record,) = model.step(1, 0)
+        expected = ((x.astype(np.float64) - centers[labels]) ** 2).sum()
+        assert record[0] == pytest.approx(expected, rel=1e-9)
+        if len(np.unique(labels)) < k:
+            return
+        centers = np.stack([x[labels == j].astype(np.float64).mean(0) for j in range(k)])
+        got = np.frombuffer(model.centers).reshape(k, 200)
+        np.testing.assert_allclose(got, centers, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(3000, 2, 7), (2000, 40, 12), (1500, 130, 30)])
 def test_same_bits_for_any_number_of_threads(shape, monkeypatch):
     monkeypatch.setenv("FASTNET_ALWAYS_THREAD", "1")

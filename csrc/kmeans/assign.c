@@ -37,15 +37,17 @@ static size_t lay_out(const fn_km *km, char *memory, space **out) {
     part[0] = floats(&end, block * (size_t)(km->scan.q + 4));
     const bool whole = km->mode == FN_KM_MODE_DENSE && !km->in_place; /* tiles are loaded */
     part[1] = floats(&end, d * (whole ? (size_t)km->tile_rows : block));
-    part[2] =
-        floats(&end, km->mode == FN_KM_MODE_DENSE ? (size_t)km->tile_rows * (k + FN_KM_PAD) : 1);
+    part[2] = floats(&end, km->mode == FN_KM_MODE_DENSE || km->begin_in_place
+                               ? (size_t)km->tile_rows * (k + FN_KM_PAD)
+                               : 1);
     part[3] = floats(&end, FN_KM_MOST_FOUND * sizeof(fn_km_candidate) / sizeof(float));
     part[4] = floats(&end, FN_KM_MOST_FOUND);
     part[5] = floats(&end, (size_t)km->tile_rows);
     part[6] = floats(&end, k);
     part[7] = floats(&end, k);
     part[8] = floats(&end, 2 * (size_t)km->d);
-    part[9] = floats(&end, km->in_place ? IN_PLACE_TILES * (d + FN_KM_PAD) : 1);
+    part[9] =
+        floats(&end, km->in_place || km->begin_in_place ? IN_PLACE_TILES * (d + FN_KM_PAD) : 1);
     if (out) {
         *out = s;
         s->block = part[0], s->rows = part[1], s->products = part[2];
@@ -391,32 +393,52 @@ static void project_block(job *w, const int32_t *list, int count) {
 /* ---- scores on all columns of wide rows ---- */
 
 /* Centres that a row of scores cannot tell apart are decided in float64. */
-static void decide_close(job *w, int at, const float *products, float length, float top) {
+static void decide_close(job *w, int at, const float *products, const float *half,
+                         const float *errors, float length, float top) {
     const fn_km *km = w->km;
     int64_t n = 0;
     for (int64_t j = 0; j < km->k; j++) {
-        const float low = km->scan.half[j] - products[j] - length * km->scan.coords[j];
+        const float low = half[j] - products[j] - length * errors[j];
         if (low <= top) w->s->evaluated[n++] = (int32_t)j;
     }
     decide(w, at, w->s->evaluated, n, n < km->k ? 0 : INFINITY);
 }
 
 /* The nearest centre of a row from its products, which are wrong by at most `length` times the
- * error of a centre. False: that is not enough to tell. */
-static bool settle(job *w, int at, const float *products, float length, int64_t ld, float *top) {
+ * error of a centre; a bound on its score. False: that is not enough to tell. */
+static bool settle(job *w, int at, const float *products, float length, int64_t ld, float *top,
+                   int32_t *a) {
     const fn_km *km = w->km;
     float best, second;
-    int32_t a;
-    km->kernel->lowest(products, km->scan.half, km->scan.coords, length, ld, &best, &second, &a);
-    *top = best + (km->scan.slack[a] + 2 * length * km->scan.coords[a]) * up;
+    km->kernel->lowest(products, km->place_half, km->place_error, length, ld, &best, &second, a);
+    *top = best + (km->place_slack[*a] + 2 * length * km->place_error[*a]) * up;
     if (!(second > *top)) return false;
-    set_label(w, at, a);
+    set_label(w, at, *a);
     return true;
 }
 
-/* Rows [at, at + count) of the tile where they lie. x.c = (x - shift).c + shift.c, and the last is
- * part of `half`. `used`: columns that were summed; |x| is bounded by its largest value first. */
-static void settle_rows(job *w, int at, int count, const float *const *x, const float *products,
+/* A row that is projected as well, point i of the block: all that is known of it is kept. */
+static bool begin(job *w, int i, int at, float *products, float length, int64_t ld, float *top) {
+    const fn_km *km = w->km;
+    space *s = w->s;
+    const float *point = km->projected + (w->first + at) * km->projected_ld;
+    float second, third;
+    int32_t a, rival;
+    if (!settle(w, at, products, length, ld, top, &a)) return false;
+    s->outside[i] = point[km->p], s->squares[i] = point[km->p + 1];
+    s->error[i] = sqrtf(s->squares[i]) * km->error_root * up;
+    products[a] = -INFINITY;
+    km->kernel->lowest(products, km->place_half, km->place_error, length, ld, &second, &third,
+                       &rival);
+    set_bounds(w, at, upper_bound(km, *top, s->squares[i]), lower_bound(km, third, s->squares[i]));
+    set_rival(w, at, rival, lower_bound(km, second, s->squares[i]));
+    remember(w, i, at, a, *top, rival, second);
+    return true;
+}
+
+/* Rows [at, at + count) of the tile where they lie. `used`: columns that were summed; |x| is
+ * bounded by its largest value first. */
+static void settle_rows(job *w, int at, int count, const float *const *x, float *products,
                         int64_t ld, int64_t used, float most) {
     const fn_km *km = w->km;
     const float d = (float)km->d, share = ((float)used + 16) / (d + 16) * up;
@@ -426,11 +448,14 @@ static void settle_rows(job *w, int at, int count, const float *const *x, const 
             decide(w, at + i, NULL, km->k, INFINITY);
             continue;
         }
-        float top;
-        if (settle(w, at + i, products, sqrtf(squares) * up * share, ld, &top)) continue;
-        const float length = sqrtf(km->kernel->dot(x[i], x[i], km->d)) * (1 + d * 0x1p-24f) * up;
-        if (settle(w, at + i, products, length * share, ld, &top)) continue;
-        decide_close(w, at + i, products, length * share, top);
+        float top, length = sqrtf(squares) * up * share;
+        int32_t a;
+        if (!km->projected && settle(w, at + i, products, length, ld, &top, &a)) continue;
+        length = sqrtf(km->kernel->dot(x[i], x[i], km->d)) * (1 + d * 0x1p-24f) * up * share;
+        if (km->projected ? begin(w, i, at + i, products, length, ld, &top)
+                          : settle(w, at + i, products, length, ld, &top, &a))
+            continue;
+        decide_close(w, at + i, products, km->place_half, km->place_error, length, top);
     }
 }
 
@@ -487,7 +512,7 @@ static void multiply_rows(job *w, const int32_t *list, int count) {
                            &a);
         const float top = best + (km->scan.slack[a] + 2 * length * km->scan.coords[a]) * up;
         if (!(second > top)) {
-            decide_close(w, at, products, length, top);
+            decide_close(w, at, products, km->scan.half, km->scan.coords, length, top);
             continue;
         }
         set_label(w, at, a);
@@ -517,11 +542,10 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread) {
         for (int i = 0; i < count; i++) s->list[i] = i;
     if (km->exact_only) {
         for (int i = 0; i < left; i++) decide(&w, s->list[i], NULL, km->k, INFINITY);
+    } else if (fn_km_now_in_place(km)) {
+        multiply_in_place(&w, count);
     } else if (km->mode == FN_KM_MODE_DENSE) {
-        if (km->in_place)
-            multiply_in_place(&w, count);
-        else if (left)
-            multiply_rows(&w, s->list, left);
+        if (left) multiply_rows(&w, s->list, left);
     } else {
         const int block = km->kernel->block;
         for (int i = 0; i < left; i += block) {

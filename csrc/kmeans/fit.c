@@ -44,20 +44,30 @@ static int projection_columns(const fn_km *km, size_t max_bytes) {
  * zeros. A panel of centres stays in the second-level cache. */
 static bool can_read_in_place(const fn_km *km) {
     const bool plain = !km->data.indptr && !km->data.cosine && km->data.dtype == FN_F32;
-    return plain && !km->bounds && km->purpose != FN_KM_READ && km->d <= 4096 && km->spread > 0.25;
+    return plain && km->purpose != FN_KM_READ && km->d <= 4096 && km->spread > 0.25;
 }
+
+/* Whether the rows of this iteration are scored in place. */
+bool fn_km_now_in_place(const fn_km *km) {
+    return km->in_place || (km->begin_in_place && km->first);
+}
+
+/* So few that the first iteration scores all of them on all columns. */
+enum { FEW_CENTERS = 24 };
 
 static bool choose_mode(fn_km *km, size_t max_bytes) {
     const bool wide = km->d > NARROW_COLUMNS, asked = km->algorithm == FN_KM_PROJECTED;
     km->mode = wide || km->data.indptr ? FN_KM_MODE_DENSE : FN_KM_MODE_NARROW;
     km->bounds = km->algorithm != FN_KM_LLOYD;
     km->scan.q = km->mode == FN_KM_MODE_DENSE ? 1 : (int)km->d + 1;
-    km->in_place = km->mode == FN_KM_MODE_DENSE && can_read_in_place(km);
+    km->in_place = km->mode == FN_KM_MODE_DENSE && !km->bounds && can_read_in_place(km);
     const int p = projection_columns(km, max_bytes);
     if (!p || !(asked || (wide && km->algorithm == FN_KM_AUTO && km->k > 1))) return true;
     if (!fn_km_find_basis(km, p, asked ? 1.5 : 0.6)) return true;
     km->mode = FN_KM_MODE_PROJECTED;
     km->in_place = false;
+    /* before anything is known of a row, a projection leaves a few centres to look at */
+    km->begin_in_place = km->k <= FEW_CENTERS && can_read_in_place(km);
     km->scan.q = p + 2;
     km->projected_ld = (p + 2 + 3) / 4 * 4;
     km->projected = fn_km_alloc(km, (size_t)km->n * (size_t)km->projected_ld * sizeof(float));
@@ -74,11 +84,16 @@ static bool allocate_scan(fn_km *km) {
     const size_t padded = (size_t)km->scan.k_padded;
     bool ok = (km->rounded = fn_km_alloc(km, k * (size_t)km->ld * one));
     ok = ok && (km->lengths = fn_km_alloc(km, k * one));
-    ok = ok && (km->scan.coords = fn_km_alloc(km, (k * (size_t)km->scan.q + FN_KM_PAD) * one));
+    ok = ok && (km->scan.coords = fn_km_alloc(km, k * (size_t)km->scan.q * one));
     ok = ok && (km->scan.packed = fn_km_alloc(km, padded * (size_t)km->scan.q * one));
-    ok = ok && (km->scan.half = fn_km_alloc(km, (padded + FN_KM_PAD) * one));
-    if (km->in_place)
+    ok = ok && (km->scan.half = fn_km_alloc(km, padded * one));
+    if (km->in_place || km->begin_in_place) {
         ok = ok && (km->panels = fn_km_alloc(km, (k + FN_KM_PAD) * (size_t)km->d * one));
+        ok = ok && (km->place_half = fn_km_alloc(km, (k + FN_KM_PAD) * one));
+        ok = ok && (km->place_error = fn_km_alloc(km, (k + FN_KM_PAD) * one));
+        ok = ok && (km->place_slack = fn_km_alloc(km, k * one));
+        for (size_t j = k; ok && j < k + FN_KM_PAD; j++) km->place_half[j] = INFINITY;
+    }
     ok = ok && (km->scan.slack = fn_km_alloc(km, padded * one));
     ok = ok && (km->drift = fn_km_alloc(km, k * one));
     ok = ok && (km->drift_others = fn_km_alloc(km, k * one));
@@ -97,7 +112,7 @@ static bool allocate_scan(fn_km *km) {
     km->space_bytes = larger(fn_km_space_bytes(km), fn_km_prepare_bytes(km));
     km->space_bytes = larger(km->space_bytes, 64 * (size_t)km->ld * one);
     ok = ok && (km->spaces = fn_km_alloc(km, (size_t)km->most_threads * km->space_bytes));
-    for (size_t j = k; ok && j < padded + FN_KM_PAD; j++) km->scan.half[j] = INFINITY;
+    for (size_t j = k; ok && j < padded; j++) km->scan.half[j] = INFINITY;
     return ok;
 }
 
@@ -181,7 +196,7 @@ void fn_km_free(fn_km *km) {
         km->scan.packed, km->scan.half,  km->scan.slack,  km->drift,       km->drift_others,
         km->apart,       km->left_drift, km->upper,       km->lower,       km->rival,
         km->rival_lower, km->extra,      km->rival_extra, km->basis,       km->projected,
-        km->spaces,      km->panels};
+        km->spaces,      km->panels,     km->place_half,  km->place_error, km->place_slack};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     fn_km_rows_end(&km->rows);
     fn_free(km);

@@ -62,10 +62,12 @@ struct fn_km {
     /* what lets work be skipped */
     fn_km_mode mode;
     const fn_km_kernels *kernel;
-    bool bounds;                        /* points are skipped by drift */
-    bool exact_only;                    /* centres too large for float32 */
-    bool in_place;                      /* dense mode: rows are read where they lie, see assign.c */
-    float *panels;                      /* in place: `rounded` as kernel->products reads it */
+    bool bounds;         /* points are skipped by drift */
+    bool exact_only;     /* centres too large for float32 */
+    bool in_place;       /* dense mode: rows are read where they lie, see assign.c */
+    bool begin_in_place; /* projected: in the first iteration */
+    float *panels;       /* in place: `rounded` as kernel->products reads it, and */
+    float *place_half, *place_error, *place_slack; /* (k): as scan has them, for such products */
     int64_t ld;                         /* floats from row to row of rounded rows and centres */
     float *shift32, *rounded, *lengths; /* (d); (k, ld) centres less the shift; (k) */
     fn_km_scan scan;
@@ -134,6 +136,7 @@ size_t fn_km_prepare_bytes(const fn_km *km);
 bool fn_km_find_basis(fn_km *km, int p, double most_outside);
 void fn_km_project_rows(fn_km *km, int64_t first, int count, const float *rows,
                         const double *squares);
+bool fn_km_now_in_place(const fn_km *km);
 size_t fn_km_space_bytes(const fn_km *km);
 fn_km_space *fn_km_space_of(fn_km *km, int thread);
 void fn_km_link(fn_km_space *s, int found, int count);
