@@ -117,6 +117,14 @@ def test_plot(run, flowers, tmp_path, what):
     assert min(struct.unpack(">II", head[16:])) > 500
 
 
+def test_a_plot_that_cannot_be_written_is_refused_before_the_work(run):
+    pytest.importorskip("matplotlib")
+    code, out, err = run("--plot", "p.foo")
+    assert (code, out) == (2, "")
+    assert "--plot p.foo: pictures end with" in err
+    assert ", png," in err
+
+
 def test_plot_wants_matplotlib(run, monkeypatch):
     import sys
 

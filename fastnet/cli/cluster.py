@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -102,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         if path is not None:
             check_writable(path)
     if args.plot is not None:
-        _need_matplotlib()
+        _need_matplotlib(args.plot)
     task = _read(args)
     if len(task.x) < args.k[-1]:
         raise UsageError(f"{task.name}: {args.k[-1]} clusters of {plural(len(task.x), 'row')}")
@@ -111,11 +112,17 @@ def run(args: argparse.Namespace) -> int:
         return _cluster(args, task, caught)
 
 
-def _need_matplotlib() -> None:
+def _need_matplotlib(path: str) -> None:
+    """matplotlib is here and can write such a file: asked before the work, not behind it."""
     try:
         import matplotlib  # noqa: F401
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
     except ImportError:
         raise UsageError('--plot wants matplotlib: pip install "fastnet[plot]"') from None
+    known = sorted(FigureCanvasAgg.get_supported_filetypes())
+    suffix = os.path.splitext(path)[1][1:].lower() or "png"
+    if suffix not in known:
+        raise UsageError(f"--plot {path}: pictures end with {', '.join(known)}")
 
 
 # ---- reading ------------------------------------------------------------------------------------
