@@ -108,7 +108,8 @@ def lloyd(x, centers, weights=None, *, max_iter=300, tol=1e-4, fixed=None, metri
 
     Strict convergence is an assignment that equals the one before; else a sum of squared shifts of
     at most tol times the mean weighted variance of the columns ends it, and rows are assigned once
-    more. (scikit-learn takes the variance without the weights.)
+    more, as they are where the last update filled empty clusters. (scikit-learn takes the variance
+    without the weights, and leaves labels that do not belong to centres it has just moved.)
     """
     x, centers = np.asarray(x, np.float64), np.array(centers, np.float64)
     weights = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
@@ -139,7 +140,8 @@ def lloyd(x, centers, weights=None, *, max_iter=300, tol=1e-4, fixed=None, metri
         result.labels, centers, result.n_iter = labels, new, iteration + 1
         if strict or shift <= limit:
             break
-    if not strict:
+    empty = (np.bincount(result.labels, weights, minlength=len(centers)) == 0) & ~fixed
+    if not strict or empty.any():
         result.labels, _, ties = assign(x, centers)
         result.ties += ties
     distances = ((x - centers[result.labels]) ** 2).sum(axis=1)

@@ -177,6 +177,18 @@ def test_rows_of_weight_zero_are_not_there(init):
     assert model.inertia_ == pytest.approx(alone.inertia_, rel=1e-9)
 
 
+def test_labels_belong_to_centers_that_moved_in_the_last_iteration():
+    """A cluster of weight 0 is filled while no label moves: rows are assigned once more."""
+    rng = np.random.default_rng(24)
+    x = rng.standard_normal((64, 63))
+    weights = rng.integers(0, 3, 64).astype(float)
+    with pytest.warns(fn.errors.ConvergenceWarning, match="distinct clusters"):
+        model = fn.KMeans(64, random_state=0).fit(x, sample_weight=weights)
+    assert model.history_["moved"][-1] == 0
+    assert np.array_equal(model.predict(x), model.labels_)
+    assert model.inertia_ == pytest.approx(-model.score(x, None, weights), abs=1e-9)
+
+
 def test_weights_are_repetitions():
     x, weights = blobs(60, 4, 4, spread=2), np.random.default_rng(0).integers(0, 4, 60)
     weighted = fn.KMeans(5, random_state=2).fit(x, sample_weight=weights)

@@ -235,7 +235,7 @@ void fn_km_start(fn_km *km, const double *centers, const uint8_t *fixed) {
     km->cursor = 0;
     km->first = true;
     memset(km->left_drift, 0, k * sizeof(float));
-    km->converged = false;
+    km->converged = km->relocated = false;
     km->record = (fn_km_record){0};
     fn_km_prepare(km);
 }
@@ -375,7 +375,7 @@ fn_status fn_km_labels(fn_km *km, int32_t *labels, double *value) {
     fn_km_merge(km); /* of the part that was done */
     km->record = (fn_km_record){0};
     km->cursor = 0;
-    if (!km->converged) assign(km, 0);
+    if (!km->converged || km->relocated) assign(km, 0);
     km->first = false;
     memcpy(labels, km->labels, (size_t)km->n * sizeof *labels);
     *value = inertia(km);

@@ -48,7 +48,8 @@ struct fn_km {
     bool no_sums;  /* labels alone are wanted */
     bool sliced;   /* one group, tasks are slices of columns; else a task a group */
     int32_t *labels;
-    bool converged; /* the last iteration moved nothing: labels belong to the centres */
+    bool converged; /* the last iteration moved nothing: labels belong to the centres, unless ... */
+    bool relocated; /* ... empty clusters have got new ones since */
 
     /* where the current iteration is */
     int64_t chunk_rows, cursor; /* cursor: first row not assigned yet */

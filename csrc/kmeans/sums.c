@@ -184,6 +184,7 @@ fn_status fn_km_update(fn_km *km) {
         sums[kd + j] = km->members[j] ? km->weights[j] + km->weights_low[j] : 0;
         n_empty += !km->members[j] && !km->fixed[j];
     }
+    km->relocated = n_empty > 0;
     if (n_empty > km->n) n_empty = (int)km->n;
     const fn_status status = n_empty ? relocate(km, sums, sums + kd, n_empty) : FN_OK;
     if (status == FN_OK) {
