@@ -10,6 +10,8 @@
 
 #include "kmeans/km.h"
 
+enum { AHEAD = 6 }; /* rows */
+
 static void add(double *sum, double *low, double x) {
     const double before = *sum, after = before + x, part = after - before;
     *low += (before - (after - part)) + (x - part);
@@ -39,6 +41,14 @@ static void move_row(const fn_km *km, int64_t index, int32_t old, int64_t c0, in
     from[d + 1] -= 1;
 }
 
+/* Ask for columns [c0, c1) of a dense row: the next slices lie far apart. */
+static void prefetch_row(const fn_km_data *data, int64_t index, int64_t c0, int64_t c1) {
+    if (data->indptr) return;
+    const int64_t item = data->dtype == FN_F64 ? 8 : 4;
+    const char *row = (const char *)data->values + index * data->row_bytes;
+    for (int64_t b = c0 * item; b < c1 * item; b += 64) __builtin_prefetch(row + b);
+}
+
 /* Task `task` of the moved rows of the chunk that begins at row `first`: a slice of columns, or a
  * group of tiles. */
 void fn_km_sum_tiles(fn_km *km, int64_t first, int task, int thread) {
@@ -57,6 +67,8 @@ void fn_km_sum_tiles(fn_km *km, int64_t first, int task, int thread) {
     for (int64_t t = begin; t < end; t++)
         for (int m = 0; m < km->n_moves[t]; m++) {
             const fn_km_move *move = km->moves + t * km->tile_rows + m;
+            if (km->sliced && m + AHEAD < km->n_moves[t])
+                prefetch_row(&km->data, first + move[AHEAD].row, c0, c1);
             move_row(km, first + move->row, move->old, c0, c1, sums, row);
         }
 }
