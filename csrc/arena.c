@@ -282,13 +282,15 @@ static void place_op_memory(fn_plan *plan, size_t at) {
     plan->arena_bytes = at;
 }
 
-int fn_plan_lay_out_arena(fn_plan *plan) {
+fn_status fn_plan_lay_out_arena(fn_plan *plan) {
     const size_t n = 2 * (size_t)plan->n_buffers, rows = (size_t)plan->options.max_rows;
     size_t all = 0;
     for (int i = 0; i < plan->n_buffers; i++) {
         const size_t bytes = rows * plan->buffers[i].row_bytes;
-        if (bytes > PTRDIFF_MAX / 8 || all > PTRDIFF_MAX / 8)
-            return fn_plan_fail(plan, "%zu rows are too many", rows);
+        if (bytes > PTRDIFF_MAX / 8 || all > PTRDIFF_MAX / 8) {
+            fn_plan_fail(plan, "%zu rows are too many", rows);
+            return FN_EINVAL;
+        }
         all += 3 * bytes;
     }
     scan s = {.plan = plan, .spans = fn_alloc(n * sizeof *s.spans)};
@@ -303,5 +305,6 @@ int fn_plan_lay_out_arena(fn_plan *plan) {
         place_op_memory(plan, end);
     }
     fn_free(s.spans), fn_free(s.rows), fn_free(items);
-    return enough ? 0 : fn_plan_fail(plan, "out of memory");
+    if (!enough) fn_plan_fail(plan, "out of memory");
+    return enough ? FN_OK : FN_ENOMEM;
 }

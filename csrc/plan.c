@@ -290,7 +290,7 @@ fn_status fn_plan_finish(fn_plan *plan) {
         fn_plan_fail(plan, "%s", problem);
         return FN_ENOMEM;
     }
-    if (fn_plan_lay_out_arena(plan)) return FN_EINVAL;
-    plan->finished = true;
-    return FN_OK;
+    const fn_status laid = fn_plan_lay_out_arena(plan);
+    plan->finished = laid == FN_OK;
+    return laid;
 }

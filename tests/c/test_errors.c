@@ -193,7 +193,7 @@ static void shapes_and_dtypes(void) {
 
 static void numbers_out_of_range(void) {
     static const double rates[] = {1, -0.1, 2, NAN, INFINITY};
-    static const double sources[] = {-1, 16, 1e300, -1e300, NAN, INFINITY};
+    static const double sources[] = {-1, FN_MAX_SOURCES, 1e300, -1e300, NAN, INFINITY};
     int op;
     for (int i = 0; i < 5; i++) {
         fn_plan *plan = one_op(FN_TRAIN, "dropout", FN_F32, 5, FN_F32, 5, &op);
