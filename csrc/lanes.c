@@ -17,7 +17,8 @@ static bool trained(const fn_plan *plan, const fn_op *op) {
 
 /* Ops that fill lanes, their places in a lane, the number of lanes, and the slices of an update. */
 void fn_plan_lay_out_lanes(fn_plan *plan) {
-    const int parts = plan->options.lanes, rows = (plan->options.max_rows + parts - 1) / parts;
+    const int parts = plan->options.lanes,
+              rows = (int)(((int64_t)plan->options.max_rows + parts - 1) / parts);
     plan->lane_stride = 0;
     for (int i = 0; i < plan->n_ops; i++) {
         fn_op *op = &plan->ops[i];

@@ -16,7 +16,7 @@
 FN_INLINE unsigned nonzero_lanes(int rows, const float *const *x, int64_t k) {
     vi any = v_bits(v_load(x[0] + k));
     for (int i = 1; i < rows; i++) any |= v_bits(v_load(x[i] + k));
-    return v_mask(any + any != 0);
+    return v_mask((vu)any + (vu)any != 0);
 }
 
 /* Columns [0, n) that are not zero in all of `rows` rows: how many, n when it does not pay to leave
@@ -73,7 +73,7 @@ FN_INLINE void keep_row(float *values, int32_t *indices, int *count, int r, cons
     unsigned any = 0;
     for (int i = 0; i < READ; i += LANES) {
         const vf v = v_load(x + i);
-        any |= v_mask(v_bits(v) + v_bits(v) != 0) << i;
+        any |= v_mask((vu)v + (vu)v != 0) << i;
         v_store(values + (int64_t)*count * ROWS + i, v);
     }
     indices[*count] = r;
