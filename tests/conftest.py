@@ -1,11 +1,16 @@
 """Fixtures that several test files share."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from fastnet import _core
+
+# A shell that starts the tests in the background lets them ignore interrupts: Ctrl-C has to work.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=_core.simd_levels())
