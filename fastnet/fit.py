@@ -143,7 +143,7 @@ class ArrayEpochs:
         return _core.run(
             self.lowered.plan, self.trainer.network.params, self.work, self.sources,
             order=self.order, first=self.first, n_rows=n, batch_size=self.batch_size,
-            rates=np.array([schedule(step + i) for i in range(steps)]), optimizer=optimizer,
+            rates=schedule.rates(step, steps), optimizer=optimizer,
             step=step, seed=seed,
         )  # fmt: skip
 

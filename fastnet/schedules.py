@@ -12,6 +12,8 @@ import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 
 def _number(name: str, value: Any, minimum: float = 0.0, above: bool = False) -> float:
     """The value as a finite float >= minimum (above: > minimum), or an error that names it."""
@@ -49,7 +51,13 @@ class Schedule:
             rate = self._rate(step)
         except OverflowError:
             rate = math.inf
+        if isinstance(rate, float) and 0 <= rate < math.inf:
+            return float(rate)  # the name for an error takes longer than a small minibatch
         return _number(f"the learning rate of step {step}, from {self!r},", rate)
+
+    def rates(self, first: int, count: int) -> np.ndarray:
+        """The rates of the `count` steps from `first` on, (count,) float64."""
+        return np.array([self(step) for step in range(first, first + count)])
 
     def _rate(self, step: int) -> float:
         raise NotImplementedError
@@ -73,6 +81,9 @@ class ConstantRate(Schedule):
 
     def _rate(self, step):
         return self.learning_rate
+
+    def rates(self, first, count):
+        return np.full(count, self.learning_rate)
 
 
 class ExponentialDecay(Schedule):

@@ -488,7 +488,7 @@ class Trainer:
         net = self.network
         net._need_built("apply_gradients")
         arrays = net._as_weights("gradients", gradients)
-        rates = np.array([self.optimizer.schedule(self.steps)])
+        rates = self.optimizer.schedule.rates(self.steps, 1)
         with net._training:
             optimizer, params = self._begin()
             params.need_gradient()

@@ -130,6 +130,14 @@ def test_every_schedule_is_a_pure_function_with_python_floats(schedule):
 
 
 @pytest.mark.parametrize("schedule", ALL, ids=repr)
+def test_the_rates_of_many_steps_are_those_of_each(schedule):
+    many = schedule.rates(3, 20)
+    assert many.dtype == np.float64
+    assert many.tolist() == rates(schedule, range(3, 23))
+    assert schedule.rates(3, 0).shape == (0,)
+
+
+@pytest.mark.parametrize("schedule", ALL, ids=repr)
 def test_steps_are_integers_from_zero(schedule):
     with pytest.raises(ValueError, match="step must be an integer >= 0, got -1"):
         schedule(-1)
