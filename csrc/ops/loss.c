@@ -8,6 +8,7 @@
 #include "kernels/softmax.h"
 
 enum { KIND, DELTA, SMOOTHING, PROBABILITIES };
+enum { FEW = 16 }; /* columns: up to here vectors go across groups */
 enum { FN_LOSS_MEAN, FN_LOSS_SUM, FN_LOSS_ROW };
 
 FN_INLINE vf v_sign(vf x) {
@@ -52,94 +53,158 @@ static const function functions[] = {
 };
 #undef FN_LOSS
 
-/* -sum t log softmax(z), t (1 - smoothing) + smoothing / n; the gradient is softmax(z) * sum t - t.
- * With `probabilities` they replace the logits: what metrics want to see. */
-static float cross_entropy(int64_t n, float *z, const float *one_hot, int32_t class,
-                           float smoothing, bool probabilities, float scale, float *y, float *dz) {
-    const float log_sum = softmax_row(n, z, y), even = smoothing / (float)n;
+/* -sum t log softmax(z), t (1 - smoothing) + smoothing / n, from the softmax y of z and log_sum =
+ * z - log y; columns of z and y are `stride` apart. dz = (y * sum t - t) * scale. */
+FN_INLINE float cross_entropy(int64_t n, int64_t stride, const float *z, const float *y,
+                              float log_sum, const float *one_hot, const int32_t *class,
+                              float smoothing, float scale, float *dz) {
+    const float even = smoothing / (float)n;
     float loss, total = 1;
     if (one_hot) {
         loss = 0;
         total = 0;
         for (int64_t i = 0; i < n; i++) {
             const float t = one_hot[i] * (1 - smoothing) + even;
-            loss += t * (log_sum - z[i]);
+            loss += t * (log_sum - z[i * stride]);
             total += t;
         }
     } else {
-        loss = (1 - smoothing) * (log_sum - z[class]);
+        loss = (1 - smoothing) * (log_sum - z[*class * stride]);
         if (even > 0)
-            for (int64_t i = 0; i < n; i++) loss += even * (log_sum - z[i]);
+            for (int64_t i = 0; i < n; i++) loss += even * (log_sum - z[i * stride]);
     }
     if (dz) {
         for (int64_t i = 0; i < n; i++) {
             const float t = one_hot ? one_hot[i] * (1 - smoothing) + even : even;
-            dz[i] = (y[i] * total - t) * scale;
+            dz[i] = (y[i * stride] * total - t) * scale;
         }
-        if (!one_hot) dz[class] -= (1 - smoothing) * scale;
+        if (!one_hot) dz[*class] -= (1 - smoothing) * scale;
     }
-    if (probabilities) memcpy(z, y, (size_t)n * sizeof(float));
     return loss;
 }
 
 typedef struct {
-    const fn_call *call;
     const fn_op *op;
     int64_t n;     /* columns of a group */
     float inverse; /* scale / sum of weights of this minibatch */
     float *scratch;
 } frame;
 
-/* One group of a row. Groups narrower than a row are copied out, so that whole vectors may be read.
- */
-static float group_loss(const frame *f, float *p, const void *target, bool classes, int64_t at,
-                        float weight, float *dp) {
-    const fn_op *op = f->op;
-    const function *loss = &functions[(int)op->attr[KIND]];
-    const float smoothing = (float)op->attr[SMOOTHING];
-    const size_t bytes = (size_t)f->n * sizeof(float);
-    const float scale = weight * f->inverse / (loss->kind == FN_LOSS_MEAN ? (float)f->n : 1);
-    float *y = f->scratch, *t = y + f->n + FN_PAD, *in = t + f->n + FN_PAD,
-          *slope = in + f->n + FN_PAD;
-    memcpy(in, p, bytes);
-    float value;
-    if (loss->kind == FN_LOSS_ROW) {
-        const float *one_hot = classes ? NULL : (const float *)target + at * f->n;
-        value = cross_entropy(f->n, in, one_hot, classes ? ((const int32_t *)target)[at] : 0,
-                              smoothing, op->attr[PROBABILITIES] != 0, scale, y, dp ? slope : NULL);
-        if (op->attr[PROBABILITIES] != 0) memcpy(p, in, bytes);
-    } else {
-        memcpy(t, (const float *)target + at * f->n, bytes);
-        value = loss->row(f->n, in, t, (float)op->attr[DELTA], smoothing, scale, dp ? slope : NULL);
-        if (loss->kind == FN_LOSS_MEAN) value /= (float)f->n;
-        if (op->attr[PROBABILITIES] != 0) /* a sigmoid, left to this op */
-            for (int64_t i = 0; i < f->n; i += LANES) v_store(in + i, v_sigmoid(v_load(in + i)));
-        if (op->attr[PROBABILITIES] != 0) memcpy(p, in, bytes);
+/* What a loss is taken of: n columns of a row and their targets; `loss` collects the row's. */
+typedef struct {
+    float *p, *dp;        /* dp: NULL where no gradient is wanted */
+    const float *target;  /* n floats, or */
+    const int32_t *class; /* one class */
+    float weight;
+    float *loss;
+} group;
+
+/* Cross entropy of up to LANES groups of few columns: lane i is group i, so that all lanes work.
+ * z, y: (n, LANES). */
+static void few_columns(const frame *f, const group *groups, int count, float *value,
+                        float (*slope)[FEW]) {
+    const int64_t n = f->n;
+    float *z = f->scratch, *y = z + n * LANES;
+    for (int i = 0; i < LANES; i++) {
+        const float *p = groups[i < count ? i : 0].p;
+        for (int64_t c = 0; c < n; c++) z[c * LANES + i] = p[c];
     }
-    if (dp && weight != 0) memcpy(dp, slope, bytes);
-    if (dp && weight == 0) memset(dp, 0, bytes); /* a slope that overflowed, times 0, is NaN */
-    return weight != 0 ? weight * value : 0;
+    vf most = v_load(z), sum = v_set(0);
+    for (int64_t c = 1; c < n; c++) most = v_max(v_load(z + c * LANES), most);
+    for (int64_t c = 0; c < n; c++) {
+        const vf e = v_exp(v_load(z + c * LANES) - most);
+        v_store(y + c * LANES, e);
+        sum += e;
+    }
+    const vf inverse = 1 / sum, log_sum = v_log(sum) + most;
+    for (int64_t c = 0; c < n; c++) v_store(y + c * LANES, v_load(y + c * LANES) * inverse);
+    for (int i = 0; i < count; i++) {
+        const group *g = &groups[i];
+        value[i] = cross_entropy(n, LANES, z + i, y + i, log_sum[i], g->target, g->class,
+                                 (float)f->op->attr[SMOOTHING], g->weight * f->inverse,
+                                 g->dp ? slope[i] : NULL);
+        if (f->op->attr[PROBABILITIES] != 0)
+            for (int64_t c = 0; c < n; c++) g->p[c] = y[c * LANES + i];
+    }
+}
+
+/* Any loss of one group. Its columns are copied out, so that whole vectors may be read. */
+static float any_columns(const frame *f, const group *g, float *slope) {
+    const function *loss = &functions[(int)f->op->attr[KIND]];
+    const bool probabilities = f->op->attr[PROBABILITIES] != 0;
+    const float smoothing = (float)f->op->attr[SMOOTHING];
+    const size_t bytes = (size_t)f->n * sizeof(float);
+    float *in = f->scratch, *other = in + f->n + FN_PAD, scale = g->weight * f->inverse, value;
+    memcpy(in, g->p, bytes);
+    if (loss->kind == FN_LOSS_ROW) {
+        const float log_sum = softmax_row(f->n, in, other);
+        value = cross_entropy(f->n, 1, in, other, log_sum, g->target, g->class, smoothing, scale,
+                              g->dp ? slope : NULL);
+        if (probabilities) memcpy(g->p, other, bytes);
+        return value;
+    }
+    memcpy(other, g->target, bytes);
+    if (loss->kind == FN_LOSS_MEAN) scale /= (float)f->n;
+    value = loss->row(f->n, in, other, (float)f->op->attr[DELTA], smoothing, scale,
+                      g->dp ? slope : NULL);
+    if (probabilities) { /* a sigmoid, left to this op */
+        for (int64_t i = 0; i < f->n; i += LANES) v_store(in + i, v_sigmoid(v_load(in + i)));
+        memcpy(g->p, in, bytes);
+    }
+    return loss->kind == FN_LOSS_MEAN ? value / (float)f->n : value;
+}
+
+/* A weight of 0 removes the group: a slope or loss that overflowed, times 0, would be NaN. */
+static void add_loss(const frame *f, const group *g, float value, const float *slope) {
+    const size_t bytes = (size_t)f->n * sizeof(float);
+    if (g->dp && g->weight != 0) memcpy(g->dp, slope, bytes);
+    if (g->dp && g->weight == 0) memset(g->dp, 0, bytes);
+    if (g->weight != 0) *g->loss += g->weight * value;
+}
+
+static void group_losses(const frame *f, const group *groups, int count) {
+    if (functions[(int)f->op->attr[KIND]].kind == FN_LOSS_ROW && f->n <= FEW) {
+        float value[LANES], slope[LANES][FEW];
+        few_columns(f, groups, count, value, slope);
+        for (int i = 0; i < count; i++) add_loss(f, &groups[i], value[i], slope[i]);
+        return;
+    }
+    float *slope = f->scratch + 2 * (f->n + FN_PAD);
+    for (int i = 0; i < count; i++)
+        add_loss(f, &groups[i], any_columns(f, &groups[i], slope), slope);
 }
 
 static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const fn_buffer *b = &call->plan->buffers[op->in[0]];
-    const int64_t n = b->rank ? b->shape[b->rank - 1] : 1, groups = b->cols / n;
+    const int64_t n = b->rank ? b->shape[b->rank - 1] : 1, per_row = b->cols / n;
     const bool classes = call->plan->buffers[op->in[1]].dtype == FN_I32;
-    const double *sums = fn_loss_sums(call->work, op);
-    const frame f = {call, op, n, (float)sums[FN_LOSS_INVERSE], fn_scratch(call, tile)};
+    const bool each = op->n_in > 2 && call->plan->buffers[op->in[2]].cols > 1;
+    const frame f = {op, n, (float)fn_loss_sums(call->work, op)[FN_LOSS_INVERSE],
+                     fn_scratch(call, tile)};
+    group groups[LANES];
+    int count = 0;
     for (int r = tile.r0; r < tile.r1; r++) {
-        float *p = fn_row(call, tile, op->in[0], r), total = 0;
+        float *p = fn_row(call, tile, op->in[0], r), *loss = fn_row(call, tile, op->out[0], r);
         float *dp = b->gradient ? fn_gradient_row(call, tile, op->in[0], r) : NULL;
         const void *target = fn_row(call, tile, op->in[1], r);
         const float *weights = op->n_in > 2 ? fn_row(call, tile, op->in[2], r) : NULL;
-        const bool each =
-            weights && call->plan->buffers[op->in[2]].cols > 1; /* a weight for each group */
-        for (int64_t g = 0; g < groups; g++) {
-            const float w = each ? weights[g] : (weights ? weights[0] : 1) / (float)groups;
-            total += group_loss(&f, p + g * n, target, classes, g, w, dp ? dp + g * n : NULL);
+        *loss = 0;
+        for (int64_t g = 0; g < per_row; g++) {
+            const float weight = each ? weights[g] : (weights ? weights[0] : 1) / (float)per_row;
+            groups[count++] = (group){p + g * n,
+                                      dp ? dp + g * n : NULL,
+                                      classes ? NULL : (const float *)target + g * n,
+                                      classes ? (const int32_t *)target + g : NULL,
+                                      weight,
+                                      loss};
+            if (count < LANES && (r < tile.r1 - 1 || g < per_row - 1)) continue;
+            group_losses(&f, groups, count);
+            count = 0;
         }
-        *fn_row(call, tile, op->out[0], r) = total;
-        if (total - total != 0)
+    }
+    for (int r = tile.r0; r < tile.r1; r++) {
+        const float loss = *fn_row(call, tile, op->out[0], r);
+        if (loss - loss != 0)
             atomic_store_explicit(&((fn_call *)call)->diverged, true, memory_order_relaxed);
     }
 }
@@ -176,7 +241,8 @@ static const char *check(fn_plan *plan, fn_op *op) {
     if (plan->n_losses == FN_MAX_OUTPUTS) return "there are too many losses";
     plan->losses[plan->n_losses++] = (int)(op - plan->ops);
     op->state = FN_LOSS_STATE;
-    op->scratch = 4 * (size_t)(n + FN_PAD) + FN_PAD;
+    const size_t any = 3 * (size_t)(n + FN_PAD), few = n <= FEW ? 2 * (size_t)n * LANES : 0;
+    op->scratch = any > few ? any : few;
     op->flops = 30.0 * (double)p->cols;
     return NULL;
 }
