@@ -7,7 +7,7 @@
 #include "kernels/level.h"
 #include "kernels/philox.h"
 
-enum { DRAW_BLOCK = 64 }; /* normals drawn at once: 16 counters */
+enum { DRAW_BLOCK = 64 }; /* words drawn at once: 16 counters */
 
 /* The stream of an op in this step. */
 FN_INLINE uint64_t draw_stream(const fn_call *call, const fn_op *op) {
@@ -15,10 +15,31 @@ FN_INLINE uint64_t draw_stream(const fn_call *call, const fn_op *op) {
     return step << 16 | (uint64_t)(op - call->plan->ops);
 }
 
-/* Four uniform numbers in (0, 1) of a row: ((word + 1/2) / 2^32). */
-FN_INLINE void draw_uniform(const fn_call *call, const fn_op *op, int row, double u[4]) {
-    const fn_philox4 p =
-        fn_philox(call->args->seed, draw_stream(call, op), (uint64_t)row << 32 | UINT32_MAX);
+/* Four random words of a row: counter `at`. */
+FN_INLINE fn_philox4 draw_four(const fn_call *call, const fn_op *op, int row, uint32_t at) {
+    return fn_philox(call->args->seed, draw_stream(call, op), (uint64_t)row << 32 | at);
+}
+
+/* Random words of columns [c, c + DRAW_BLOCK) of a row; c is a multiple of DRAW_BLOCK. The counters
+ * are independent: the compiler runs them side by side. */
+FN_INLINE void draw_block(const fn_call *call, const fn_op *op, int row, int64_t c,
+                          uint32_t *words) {
+    uint32_t w[4][DRAW_BLOCK / 4];
+    for (int i = 0; i < DRAW_BLOCK / 4; i++) {
+        const fn_philox4 p = draw_four(call, op, row, (uint32_t)(c / 4 + i));
+        for (int j = 0; j < 4; j++) w[j][i] = p.v[j];
+    }
+    memcpy(words, w, sizeof w);
+}
+
+/* The words below this are a share `rate` of all. */
+FN_INLINE uint32_t draw_limit(double rate) { return (uint32_t)(rate * 4294967295.0); }
+
+/* Four uniform numbers in (0, 1) of a row, ((word + 1/2) / 2^32): the nth four, counted from the
+ * counters' other end. */
+FN_INLINE void draw_uniform(const fn_call *call, const fn_op *op, int row, uint32_t nth,
+                            double u[4]) {
+    const fn_philox4 p = draw_four(call, op, row, UINT32_MAX - nth);
     for (int i = 0; i < 4; i++) u[i] = (p.v[i] + 0.5) * 0x1p-32;
 }
 
@@ -53,19 +74,12 @@ FN_INLINE vf v_normal(vu word) {
 
 /* Normal numbers of columns [c, c + DRAW_BLOCK) of a row; c is a multiple of DRAW_BLOCK. */
 FN_INLINE void draw_normals(const fn_call *call, const fn_op *op, int row, int64_t c, float *z) {
-    const uint64_t stream = draw_stream(call, op);
-    uint32_t words[4][DRAW_BLOCK / 4];
-    for (int i = 0; i < DRAW_BLOCK / 4; i++) {
-        const fn_philox4 p =
-            fn_philox(call->args->seed, stream, (uint64_t)row << 32 | (uint64_t)(c / 4 + i));
-        for (int j = 0; j < 4; j++) words[j][i] = p.v[j];
-    }
-    for (int j = 0; j < 4; j++) {
-        for (int i = 0; i < DRAW_BLOCK / 4; i += LANES) {
-            vu word;
-            memcpy(&word, words[j] + i, sizeof word);
-            v_store(z + j * (DRAW_BLOCK / 4) + i, v_normal(word));
-        }
+    uint32_t words[DRAW_BLOCK];
+    draw_block(call, op, row, c, words);
+    for (int i = 0; i < DRAW_BLOCK; i += LANES) {
+        vu word;
+        memcpy(&word, words + i, sizeof word);
+        v_store(z + i, v_normal(word));
     }
 }
 

@@ -38,4 +38,31 @@ FN_INLINE int tile_end(fn_tile tile, int64_t ld) {
     return tile.c1 > ld ? (int)ld : (tile.c1 + LANES - 1) / LANES * LANES;
 }
 
+/* The row that an op reads and the one it writes where gradients are treated as values are: x and
+ * y, or dy and dx on the way back. */
+FN_INLINE const float *source_row(const fn_call *call, const fn_op *op, fn_tile tile, bool back,
+                                  int row) {
+    return back ? fn_gradient_row(call, tile, op->out[0], row) : fn_row(call, tile, op->in[0], row);
+}
+FN_INLINE float *target_row(const fn_call *call, const fn_op *op, fn_tile tile, bool back,
+                            int row) {
+    return back ? fn_gradient_row(call, tile, op->in[0], row) : fn_row(call, tile, op->out[0], row);
+}
+
+/* Columns [c0, end) as they are; nothing to do where an op works in its input's memory. */
+FN_INLINE void copy_columns(int64_t c0, int64_t end, const float *from, float *to) {
+    if (from != to) memcpy(to + c0, from + c0, (size_t)(end - c0) * sizeof *to);
+}
+
+FN_INLINE void clear(int64_t n, float *x) { memset(x, 0, (size_t)n * sizeof *x); }
+
+/* NULL, or what is wrong with an op that makes a row of a row of the same size. */
+static inline const char *check_same_size(const fn_plan *plan, const fn_op *op) {
+    if (!fn_is_f32(plan, op->in[0]) || !fn_is_f32(plan, op->out[0]))
+        return "float32 rows are wanted";
+    if (plan->buffers[op->in[0]].cols != plan->buffers[op->out[0]].cols)
+        return "input and output differ";
+    return NULL;
+}
+
 #endif

@@ -66,11 +66,10 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
 
 static const char *check(fn_plan *plan, fn_op *op) {
     const function *f = &functions[(int)op->attr[FUNCTION]];
-    const fn_buffer *in = &plan->buffers[op->in[0]], *out = &plan->buffers[op->out[0]];
-    if (in->cols != out->cols || in->dtype != FN_F32 || out->dtype != FN_F32)
-        return "input and output differ";
+    const char *problem = check_same_size(plan, op);
+    if (problem) return problem;
     op->flags |= f->uses == FN_FROM_OUTPUT ? FN_NEEDS_OUTPUT : FN_NEEDS_INPUT;
-    op->flops = 4.0 * (double)in->cols;
+    op->flops = 4.0 * (double)plan->buffers[op->in[0]].cols;
     return NULL;
 }
 

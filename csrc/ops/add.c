@@ -21,8 +21,7 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
         const float *dy = fn_gradient_row(call, tile, op->out[0], r);
         for (int j = op->n_in - 1; j >= 0; j--) {
             float *dx = merge_gradient(call, op, tile, j, r);
-            if (dx && dx != dy)
-                memcpy(dx + tile.c0, dy + tile.c0, (size_t)(end - tile.c0) * sizeof(float));
+            if (dx) copy_columns(tile.c0, end, dy, dx);
         }
     }
 }

@@ -49,7 +49,7 @@ static map draw(const fn_call *call, const fn_op *op, sizes s, int row) {
     map m = {.yy = 1, .xx = 1};
     if (a[KIND] == RESIZE) return resized(s);
     double u[4];
-    draw_uniform(call, op, row, u);
+    draw_uniform(call, op, row, 0, u);
     const double y = draw_between(u[0], a[LOW_Y], a[HIGH_Y]);
     const double x = draw_between(u[1], a[LOW_X], a[HIGH_X]);
     switch ((int)a[KIND]) {
@@ -227,7 +227,7 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
         const map m = draw(call, op, s, r);
         const float *dy = fn_gradient_row(call, tile, op->out[0], r);
         float *dx = fn_gradient_row(call, tile, op->in[0], r);
-        memset(dx, 0, (size_t)(s.height * s.width * s.channels) * sizeof *dx);
+        clear(s.height * s.width * s.channels, dx);
         if (m.whole) {
             move(&m, s, dy, dx, true);
             continue;

@@ -16,24 +16,11 @@ typedef struct {
 } depthwise;
 
 static depthwise shape_of(const fn_plan *plan, const fn_op *op) {
-    const fn_buffer *x = &plan->buffers[op->in[0]], *y = &plan->buffers[op->out[0]];
-    const fn_param *w = &plan->params[op->params[0]];
-    depthwise d = {.channels = (int)x->shape[2], .m = (int)w->shape[3]};
-    d.s = (conv_shape){.h = (int)x->shape[0],
-                       .w = (int)x->shape[1],
-                       .c = (int)y->shape[2],
-                       .oh = (int)y->shape[0],
-                       .ow = (int)y->shape[1],
-                       .oc = (int)y->shape[2],
-                       .kh = (int)w->shape[0],
-                       .kw = (int)w->shape[1],
-                       .sh = (int)op->attr[CONV_STRIDE_H],
-                       .sw = (int)op->attr[CONV_STRIDE_W],
-                       .dh = (int)op->attr[CONV_DILATION_H],
-                       .dw = (int)op->attr[CONV_DILATION_W],
-                       .top = (int)op->attr[CONV_TOP],
-                       .left = (int)op->attr[CONV_LEFT],
-                       .groups = 1};
+    depthwise d = {.s = FN_LEVELED(conv_shape)(plan, op, op->in[0], op->out[0]),
+                   .channels = (int)plan->buffers[op->in[0]].shape[2],
+                   .m = (int)plan->params[op->params[0]].shape[3]};
+    d.s.c = d.s.oc;
+    d.s.groups = 1;
     d.height = (d.s.oh - 1) * d.s.sh + (d.s.kh - 1) * d.s.dh + 1;
     d.width = (d.s.ow - 1) * d.s.sw + (d.s.kw - 1) * d.s.dw + 1;
     d.lanes = (d.s.oc + LANES - 1) / LANES * LANES;

@@ -22,10 +22,8 @@ static box draw(const fn_call *call, const fn_op *op, int row) {
     const double *a = op->attr;
     const fn_buffer *b = &call->plan->buffers[op->out[0]];
     double u[4], v[4];
-    draw_uniform(call, op, row, u);
-    const fn_philox4 p =
-        fn_philox(call->args->seed, draw_stream(call, op), (uint64_t)row << 32 | (UINT32_MAX - 1));
-    for (int i = 0; i < 4; i++) v[i] = (p.v[i] + 0.5) * 0x1p-32;
+    draw_uniform(call, op, row, 0, u);
+    draw_uniform(call, op, row, 1, v);
     box here = {0, 0, 0, 0};
     if (v[1] >= draw_between(v[0], a[CHANCE_LOW], a[CHANCE_HIGH])) return here;
     side(draw_between(u[0], a[SCALE_LOW], a[SCALE_HIGH]), u[1], b->shape[0], &here.i0, &here.i1);
@@ -64,7 +62,7 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     for (int r = tile.r0; r < tile.r1; r++) {
         const float *x = fn_row(call, tile, op->in[0], r);
         float *y = fn_row(call, tile, op->out[0], r);
-        if (x != y) memcpy(y + tile.c0, x + tile.c0, (size_t)(end - tile.c0) * sizeof *y);
+        copy_columns(tile.c0, end, x, y);
         const box here = draw(call, op, r);
         for (int64_t i = here.i0; i < here.i1; i++) {
             int64_t from, to;
@@ -83,7 +81,7 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     for (int r = tile.r0; r < tile.r1; r++) {
         const float *dy = fn_gradient_row(call, tile, op->out[0], r);
         float *dx = fn_gradient_row(call, tile, op->in[0], r);
-        if (dx != dy) memcpy(dx + tile.c0, dy + tile.c0, (size_t)(end - tile.c0) * sizeof *dx);
+        copy_columns(tile.c0, end, dy, dx);
         const box here = draw(call, op, r);
         for (int64_t i = here.i0; i < here.i1; i++) {
             int64_t from, to;
@@ -94,13 +92,13 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
 }
 
 static const char *check(fn_plan *plan, fn_op *op) {
-    const fn_buffer *in = &plan->buffers[op->in[0]], *out = &plan->buffers[op->out[0]];
-    if (in->dtype != FN_F32 || out->dtype != FN_F32) return "float32 rows are wanted";
-    if (in->cols != out->cols) return "input and output differ";
+    const fn_buffer *out = &plan->buffers[op->out[0]];
+    const char *problem = check_same_size(plan, op);
+    if (problem) return problem;
     if (out->rank < 2 || out->rank > 3)
         return "rows of shape (height, width[, channels]) are wanted";
     if (!(op->attr[SCALE_LOW] >= 0 && op->attr[SCALE_HIGH] <= 1)) return "scale is not in [0, 1]";
-    op->flops = 2.0 * (double)in->cols;
+    op->flops = 2.0 * (double)out->cols;
     return NULL;
 }
 

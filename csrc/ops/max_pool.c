@@ -102,18 +102,16 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
                    fn_scratch(call, tile));
 }
 
-static void zero(float *x, int64_t n) { memset(x, 0, (size_t)n * sizeof(float)); }
-
 /* Every pixel of dx is written once, those that no window has with 0. */
 static void halve_image_back(const windows *p, const kernels *use, const float *x, const float *dy,
                              float *dx) {
     const int64_t line = (int64_t)p->in.w * p->in.c, used = 2 * (int64_t)p->out.w * p->in.c;
     for (int i = 0; i < p->out.h; i++, x += 2 * line, dx += 2 * line) {
         use->halve_back(p->out.w, p->in.c, x, x + line, dy + i * used / 2, dx, dx + line);
-        zero(dx + used, line - used);
-        zero(dx + line + used, line - used);
+        clear(line - used, dx + used);
+        clear(line - used, dx + line + used);
     }
-    zero(dx, (p->in.h - 2 * p->out.h) * line);
+    clear((p->in.h - 2 * p->out.h) * line, dx);
 }
 
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
@@ -128,7 +126,7 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
             halve_image_back(&p, use, x, dy, dx);
             continue;
         }
-        zero(dx, (int64_t)p.in.h * p.in.w * c);
+        clear((int64_t)p.in.h * p.in.w * c, dx);
         for (int i = 0; i < p.out.h; i++)
             for (int j = 0; j < p.out.w; j++, dy += c)
                 use->pool_back(c, (int64_t)p.in.w * c, window_at(&p, i, j), x, dy, dx);

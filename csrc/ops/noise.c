@@ -24,16 +24,14 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     for (int r = tile.r0; r < tile.r1; r++) {
         const float *dy = fn_gradient_row(call, tile, op->out[0], r);
         float *dx = fn_gradient_row(call, tile, op->in[0], r);
-        if (dx != dy) memcpy(dx + tile.c0, dy + tile.c0, (size_t)(end - tile.c0) * sizeof *dx);
+        copy_columns(tile.c0, end, dy, dx);
     }
 }
 
 static const char *check(fn_plan *plan, fn_op *op) {
     if (!(op->attr[STDDEV] >= 0)) return "the standard deviation is negative";
-    if (!fn_is_f32(plan, op->in[0]) || !fn_is_f32(plan, op->out[0]))
-        return "float32 rows are wanted";
-    if (plan->buffers[op->in[0]].cols != plan->buffers[op->out[0]].cols)
-        return "input and output differ";
+    const char *problem = check_same_size(plan, op);
+    if (problem) return problem;
     op->flops = 60.0 * (double)plan->buffers[op->in[0]].cols;
     return NULL;
 }

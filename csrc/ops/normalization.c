@@ -31,9 +31,8 @@ static const char *check(fn_plan *plan, fn_op *op) {
     const fn_buffer *in = &plan->buffers[op->in[0]];
     if (op->n_params != 2) return "mean and inverse standard deviation are wanted";
     const int64_t n = plan->params[op->params[0]].count;
-    if (!fn_is_f32(plan, op->in[0]) || !fn_is_f32(plan, op->out[0]))
-        return "float32 rows are wanted";
-    if (in->cols != plan->buffers[op->out[0]].cols) return "input and output differ";
+    const char *problem = check_same_size(plan, op);
+    if (problem) return problem;
     if (plan->params[op->params[0]].trainable || plan->params[op->params[1]].trainable)
         return "statistics are not trained";
     if (in->cols % n || plan->params[op->params[1]].count != n)

@@ -27,10 +27,8 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
 }
 
 static const char *check(fn_plan *plan, fn_op *op) {
-    if (!fn_is_f32(plan, op->in[0]) || !fn_is_f32(plan, op->out[0]))
-        return "float32 rows are wanted";
-    if (plan->buffers[op->in[0]].cols != plan->buffers[op->out[0]].cols)
-        return "input and output differ";
+    const char *problem = check_same_size(plan, op);
+    if (problem) return problem;
     op->flops = 2.0 * (double)plan->buffers[op->in[0]].cols;
     return NULL;
 }

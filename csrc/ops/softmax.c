@@ -36,12 +36,11 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
 }
 
 static const char *check(fn_plan *plan, fn_op *op) {
-    const fn_buffer *in = &plan->buffers[op->in[0]], *out = &plan->buffers[op->out[0]];
-    if (!fn_is_f32(plan, op->in[0]) || !fn_is_f32(plan, op->out[0]))
-        return "float32 rows are wanted";
-    if (in->cols != out->cols) return "input and output differ";
+    const fn_buffer *out = &plan->buffers[op->out[0]];
+    const char *problem = check_same_size(plan, op);
+    if (problem) return problem;
     op->scratch = (size_t)(last_axis(out) + 2 * FN_PAD);
-    op->flops = 20.0 * (double)in->cols;
+    op->flops = 20.0 * (double)out->cols;
     return NULL;
 }
 

@@ -4,34 +4,29 @@
  * Whether a channel is kept depends on the seed, the step, the op, the row and the channel alone,
  * so backward draws again instead of keeping it.
  */
+#include "kernels/draw.h"
 #include "kernels/image.h"
-#include "kernels/philox.h"
 
 enum { RATE };
 
 /* A factor for each channel of a row: 0 or `scale`. */
 static void draw(const fn_call *call, const fn_op *op, int row, int c, float *factor) {
-    const uint64_t step = (uint64_t)(call->args->step + call->step),
-                   stream = step << 16 | (uint64_t)(op - call->plan->ops);
     const float scale = 1 / (1 - (float)op->attr[RATE]);
-    const uint32_t limit = (uint32_t)(op->attr[RATE] * 4294967295.0);
+    const uint32_t limit = draw_limit(op->attr[RATE]);
     for (int k = 0; k < c; k += 4) {
-        const fn_philox4 words =
-            fn_philox(call->args->seed, stream, (uint64_t)row << 32 | (uint64_t)(k / 4));
+        const fn_philox4 words = draw_four(call, op, row, (uint32_t)(k / 4));
         for (int l = 0; l < smaller(4, c - k); l++) factor[k + l] = words.v[l] < limit ? 0 : scale;
     }
 }
 
 /* Columns [c0, c1) of y = x * factor of their channel; y may be x. */
-static void apply(const fn_call *call, const fn_op *op, fn_tile tile, bool gradient) {
+static void apply(const fn_call *call, const fn_op *op, fn_tile tile, bool back) {
     const fn_buffer *b = &call->plan->buffers[op->out[0]];
     const int c = image_of(b).c, end = smaller(tile.c1, (int)b->cols);
-    const int from = gradient ? op->out[0] : op->in[0], to = gradient ? op->in[0] : op->out[0];
     float *factor = fn_scratch(call, tile);
     for (int r = tile.r0; r < tile.r1; r++) {
-        const float *x =
-            gradient ? fn_gradient_row(call, tile, from, r) : fn_row(call, tile, from, r);
-        float *y = gradient ? fn_gradient_row(call, tile, to, r) : fn_row(call, tile, to, r);
+        const float *x = source_row(call, op, tile, back, r);
+        float *y = target_row(call, op, tile, back, r);
         draw(call, op, r, c, factor);
         for (int at = tile.c0; at < end;) {
             const int k = at % c, n = smaller(c - k, end - at);

@@ -12,7 +12,7 @@ typedef struct {
 static tone draw(const fn_call *call, const fn_op *op, int row) {
     const double *a = op->attr;
     double u[4];
-    draw_uniform(call, op, row, u);
+    draw_uniform(call, op, row, 0, u);
     return (tone){(float)draw_between(u[0], a[CONTRAST_LOW], a[CONTRAST_HIGH]),
                   (float)draw_between(u[1], a[SHIFT_LOW], a[SHIFT_HIGH])};
 }
@@ -71,13 +71,13 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
 }
 
 static const char *check(fn_plan *plan, fn_op *op) {
-    const fn_buffer *in = &plan->buffers[op->in[0]], *out = &plan->buffers[op->out[0]];
-    if (in->dtype != FN_F32 || out->dtype != FN_F32) return "float32 rows are wanted";
-    if (in->cols != out->cols) return "input and output differ";
+    const fn_buffer *out = &plan->buffers[op->out[0]];
+    const char *problem = check_same_size(plan, op);
+    if (problem) return problem;
     if (out->rank < 2 || out->rank > 3)
         return "rows of shape (height, width[, channels]) are wanted";
     if (!(op->attr[LOW] <= op->attr[HIGH])) return "the range of values is empty";
-    op->flops = 4.0 * (double)in->cols;
+    op->flops = 4.0 * (double)out->cols;
     return NULL;
 }
 

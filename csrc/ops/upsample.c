@@ -34,7 +34,7 @@ static void blend_pixels(int w, int factor, int c, const float *x, float *y) {
 }
 
 static void blend_pixels_back(int w, int factor, int c, const float *dy, float *dx) {
-    memset(dx, 0, (size_t)w * (size_t)c * sizeof(float));
+    clear((int64_t)w * c, dx);
     for (int j = 0; j < w * factor; j++, dy += c) {
         const between p = place_of(j, factor, w);
         float *a = dx + (int64_t)p.lo * c, *b = dx + (int64_t)p.hi * c;
@@ -88,7 +88,7 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     for (int r = tile.r0; r < tile.r1; r++) {
         const float *dy = fn_gradient_row(call, tile, op->out[0], r);
         float *dx = fn_gradient_row(call, tile, op->in[0], r);
-        memset(dx, 0, (size_t)(in.h * line) * sizeof(float));
+        clear(in.h * line, dx);
         for (int i = 0; i < in.h * fh; i++, dy += wide) {
             if (op->attr[BILINEAR] == 0) {
                 repeat_pixels_back(in.w, fw, in.c, dy, dx + i / fh * line);
