@@ -63,6 +63,13 @@ def image_shape(layer: Layer, shape: Shape, axes: int) -> Shape:
     return shape[:-1]
 
 
+def same(n: int, reach: int, stride: int) -> tuple[int, int]:
+    """Windows of `reach` values along n of them, and the padding before the first, for
+    ceil(n / stride): as even as can be, the rest behind."""
+    count = -(-n // stride)
+    return count, max((count - 1) * stride + reach - n, 0) // 2
+
+
 def two(values: tuple[int, ...], fill: int = 1) -> tuple[int, int]:
     """(of height, of width): a sequence is an image of one line."""
     return (fill, values[0]) if len(values) == 1 else (values[0], values[1])

@@ -260,6 +260,8 @@ class RandomCrop(_Affine):
 class _Tone(_ImageLayer):
     """Contrast and brightness of each image, clipped to `value_range`."""
 
+    factor: tuple[float, float]
+
     def __init__(self, value_range: tuple[float, float], name: str | None):
         super().__init__(name=name)
         self.value_range = _value_range(value_range)
@@ -267,6 +269,9 @@ class _Tone(_ImageLayer):
     def _lower(self, to, x, **options):
         low, high = self.value_range
         return to.op("tone", to.in_shape(x), self.output_shape, low=low, high=high, **options)
+
+    def config(self):
+        return {"factor": list(self.factor), "value_range": list(self.value_range)}
 
 
 class RandomContrast(_Tone):
@@ -299,9 +304,6 @@ class RandomContrast(_Tone):
         low, high = 1 - self.factor[0], 1 + self.factor[1]
         return self._lower(to, x, contrast_low=low, contrast_high=high)
 
-    def config(self):
-        return {"factor": list(self.factor), "value_range": list(self.value_range)}
-
 
 class RandomBrightness(_Tone):
     """``y = x + shift * (high - low)``, clipped to value_range = (low, high).
@@ -329,9 +331,6 @@ class RandomBrightness(_Tone):
         span = self.value_range[1] - self.value_range[0]
         low, high = (f * span for f in self.factor)
         return self._lower(to, x, shift_low=low, shift_high=high)
-
-    def config(self):
-        return {"factor": list(self.factor), "value_range": list(self.value_range)}
 
 
 class GaussianNoise(Layer):

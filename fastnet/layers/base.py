@@ -160,8 +160,14 @@ def layer_from_config(config: dict[str, Any]) -> Layer:
     return cls(**config["config"], name=config["name"])
 
 
-def initializer_config(initializer: Initializer) -> dict[str, Any]:
-    return initializers.serialize(initializer)
+def changed_initializers(layer: Layer, defaults: dict[str, str]) -> dict[str, Any]:
+    """Those of a layer's initializers that are not their defaults, as `config` has them."""
+    chosen = {key: initializers.serialize(getattr(layer, key)) for key in defaults}
+    return {
+        key: value
+        for key, value in chosen.items()
+        if value != initializers.serialize(initializers.get(defaults[key]))
+    }
 
 
 def get_initializer(

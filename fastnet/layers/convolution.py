@@ -7,19 +7,15 @@ from typing import Any, ClassVar
 
 from .. import check
 from . import _images as images
-from .base import Layer, Shape, Weight, get_initializer, initializer_config
+from .base import Layer, Shape, Weight, changed_initializers, get_initializer
 from .core import activation_name
-
-
-def _same(n: int, reach: int, stride: int) -> tuple[int, int]:
-    """Places of a kernel along n values, and the zeros before them, for ceil(n / stride)."""
-    count = -(-n // stride)
-    return count, max((count - 1) * stride + reach - n, 0) // 2
 
 
 class _Convolution(Layer):
     """What all of them share: how kernels lie over rows, biases, activations, initializers."""
 
+    #: The engine's op.
+    op: ClassVar[str]
     axes: ClassVar[int] = 2
     paddings: ClassVar[tuple[str, ...]] = ("same", "valid")
     #: Names of the weights that have an initializer, and its default.
@@ -62,7 +58,7 @@ class _Convolution(Layer):
         """How many places the kernel has along an axis, and how many zeros come before it."""
         n, reach, stride = image[axis], self._reach(axis), self.strides[axis]
         if self.padding == "same":
-            return _same(n, reach, stride)
+            return images.same(n, reach, stride)
         if self.padding == "causal":
             return -(-n // stride), reach - 1
         before, after = (0, 0) if self.padding == "valid" else self.padding[axis]
@@ -89,7 +85,7 @@ class _Convolution(Layer):
         initializer = self.bias_initializer  # type: ignore[attr-defined]
         return [Weight("bias", (size,), initializer)] if self.use_bias else []
 
-    def _where(self) -> dict[str, int]:
+    def _attributes(self) -> dict[str, int]:
         """The attributes of the op."""
         stride_h, stride_w = images.two(self.strides)
         dilation_h, dilation_w = images.two(self.dilation_rate)
@@ -98,6 +94,12 @@ class _Convolution(Layer):
             "stride_h": stride_h, "stride_w": stride_w, "dilation_h": dilation_h,
             "dilation_w": dilation_w, "top": top, "left": left,
         }  # fmt: skip
+
+    def lower(self, to, x):
+        y = to.op(
+            self.op, to.in_shape(x), self.output_shape, params=to.params(), **self._attributes()
+        )
+        return to.activation(y, self.activation)
 
     def config(self):
         result: dict[str, Any] = {"kernel_size": images.lists(self.kernel_size)}
@@ -112,15 +114,13 @@ class _Convolution(Layer):
             result["activation"] = self.activation
         if not self.use_bias:
             result["use_bias"] = False
-        for key, default in self.initializers.items():
-            chosen = initializer_config(getattr(self, key))
-            if chosen != initializer_config(get_initializer(default)):
-                result[key] = chosen
-        return result
+        return result | changed_initializers(self, self.initializers)
 
 
 class _Conv(_Convolution):
     """Convolution with `filters` kernels, in groups of channels."""
+
+    op = "conv2d"
 
     def __init__(
         self,
@@ -165,12 +165,8 @@ class _Conv(_Convolution):
             *self._bias(self.filters),
         ]
 
-    def lower(self, to, x):
-        y = to.op(
-            "conv2d", to.in_shape(x), self.output_shape, params=to.params(),
-            groups=self.groups, **self._where(),
-        )  # fmt: skip
-        return to.activation(y, self.activation)
+    def _attributes(self):
+        return {"groups": self.groups, **super()._attributes()}
 
     def config(self):
         groups = {"groups": self.groups} if self.groups > 1 else {}
@@ -265,6 +261,7 @@ class DepthwiseConv2D(_Convolution):
     is the same layer. Kernel code: csrc/ops/depthwise_conv2d.c.
     """
 
+    op = "depthwise_conv2d"
     initializers: ClassVar[dict[str, str]] = {
         "depthwise_initializer": "glorot_uniform",
         "bias_initializer": "zeros",
@@ -299,13 +296,6 @@ class DepthwiseConv2D(_Convolution):
         shape = (*self.kernel_size, self.input_shape[-1], self.depth_multiplier)
         kernel = Weight("depthwise_kernel", shape, self.depthwise_initializer, decay=True)
         return [kernel, *self._bias(self.output_shape[-1])]
-
-    def lower(self, to, x):
-        y = to.op(
-            "depthwise_conv2d", to.in_shape(x), self.output_shape, params=to.params(),
-            **self._where(),
-        )  # fmt: skip
-        return to.activation(y, self.activation)
 
     def config(self):
         many = {} if self.depth_multiplier == 1 else {"depth_multiplier": self.depth_multiplier}
@@ -390,7 +380,7 @@ class SeparableConv2D(_Convolution):
     def lower(self, to, x):
         first, *rest = to.params()
         between = (*self.output_shape[:2], self._channels())
-        y = to.op("depthwise_conv2d", to.in_shape(x), between, params=[first], **self._where())
+        y = to.op("depthwise_conv2d", to.in_shape(x), between, params=[first], **self._attributes())
         y = to.op("conv2d", y, self.output_shape, params=rest)
         return to.activation(y, self.activation)
 
@@ -428,6 +418,8 @@ class Conv2DTranspose(_Convolution):
     Weights: kernel (height, width, filters, c), bias (filters,). ``Convolution2DTranspose`` is the
     same layer. Kernel code: csrc/ops/conv2d_transpose.c.
     """
+
+    op = "conv2d_transpose"
 
     def __init__(
         self,
@@ -467,13 +459,6 @@ class Conv2DTranspose(_Convolution):
             Weight("kernel", shape, self.kernel_initializer, decay=True),
             *self._bias(self.filters),
         ]
-
-    def lower(self, to, x):
-        y = to.op(
-            "conv2d_transpose", to.in_shape(x), self.output_shape, params=to.params(),
-            **self._where(),
-        )  # fmt: skip
-        return to.activation(y, self.activation)
 
     def config(self):
         return {"filters": self.filters, **super().config()}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core, check
-from .base import Layer, Shape, Weight, get_initializer, initializer_config
+from .base import Layer, Shape, Weight, changed_initializers, get_initializer
 
 if TYPE_CHECKING:
     from ..graph import Tensor
@@ -149,11 +149,7 @@ class Dense(Layer):
         if not self.use_bias:
             result["use_bias"] = False
         defaults = {"kernel_initializer": "glorot_uniform", "bias_initializer": "zeros"}
-        for key, default in defaults.items():
-            chosen = initializer_config(getattr(self, key))
-            if chosen != initializer_config(get_initializer(default)):
-                result[key] = chosen
-        return result
+        return result | changed_initializers(self, defaults)
 
     def multiply_adds(self):
         return self.input_shape[0] * self.units

@@ -3,14 +3,23 @@ batch_norm.c."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import check
-from .base import Layer, Weight, get_initializer, initializer_config
+from .base import Layer, Weight, changed_initializers, get_initializer
+
+if TYPE_CHECKING:
+    from ..lowering import Lowering
 
 
 class _Norm(Layer):
     """epsilon, gamma and beta of a normalisation over channels, the last axis."""
+
+    #: Names of the weights' initializers, and their defaults.
+    initializers: ClassVar[dict[str, str]] = {
+        "beta_initializer": "zeros",
+        "gamma_initializer": "ones",
+    }
 
     def __init__(
         self,
@@ -48,16 +57,18 @@ class _Norm(Layer):
         gamma = [Weight("gamma", shape, self.gamma_initializer)] * self.scale
         return gamma + [Weight("beta", shape, self.beta_initializer)] * self.center
 
+    def _op(self, to: Lowering, x: int, name: str, **attributes: Any) -> int:
+        return to.op(
+            name, to.in_shape(x), self.output_shape, params=to.params(), **attributes,
+            epsilon=self.epsilon, scale=int(self.scale), center=int(self.center),
+        )  # fmt: skip
+
     def config(self):
         result: dict[str, Any] = {"epsilon": self.epsilon}
         for key in ("center", "scale"):
             if not getattr(self, key):
                 result[key] = False
-        for key, default in (("beta_initializer", "zeros"), ("gamma_initializer", "ones")):
-            chosen = initializer_config(getattr(self, key))
-            if chosen != initializer_config(get_initializer(default)):
-                result[key] = chosen
-        return result
+        return result | changed_initializers(self, self.initializers)
 
 
 class LayerNorm(_Norm):
@@ -91,10 +102,7 @@ class LayerNorm(_Norm):
     """
 
     def lower(self, to, x):
-        return to.op(
-            "layer_norm", to.in_shape(x), self.output_shape, params=to.params(),
-            epsilon=self.epsilon, scale=int(self.scale), center=int(self.center),
-        )  # fmt: skip
+        return self._op(to, x, "layer_norm")
 
 
 class GroupNorm(_Norm):
@@ -153,11 +161,7 @@ class GroupNorm(_Norm):
         return input_shape
 
     def lower(self, to, x):
-        return to.op(
-            "group_norm", to.in_shape(x), self.output_shape, params=to.params(),
-            groups=self._groups, epsilon=self.epsilon, scale=int(self.scale),
-            center=int(self.center),
-        )  # fmt: skip
+        return self._op(to, x, "group_norm", groups=self._groups)
 
     def config(self):
         return {"groups": self.groups, **super().config()}
@@ -200,6 +204,12 @@ class BatchNorm(_Norm):
     csrc/ops/batch_norm.c.
     """
 
+    initializers: ClassVar[dict[str, str]] = {
+        **_Norm.initializers,
+        "moving_mean_initializer": "zeros",
+        "moving_variance_initializer": "ones",
+    }
+
     def __init__(
         self,
         axis: int = -1,
@@ -231,17 +241,7 @@ class BatchNorm(_Norm):
         ]
 
     def lower(self, to, x):
-        return to.op(
-            "batch_norm", to.in_shape(x), self.output_shape, params=to.params(),
-            momentum=self.momentum, epsilon=self.epsilon, scale=int(self.scale),
-            center=int(self.center),
-        )  # fmt: skip
+        return self._op(to, x, "batch_norm", momentum=self.momentum)
 
     def config(self):
-        result = {"momentum": self.momentum, **super().config()}
-        defaults = {"moving_mean_initializer": "zeros", "moving_variance_initializer": "ones"}
-        for key, default in defaults.items():
-            chosen = initializer_config(getattr(self, key))
-            if chosen != initializer_config(get_initializer(default)):
-                result[key] = chosen
-        return result
+        return {"momentum": self.momentum, **super().config()}

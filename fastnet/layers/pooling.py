@@ -53,8 +53,7 @@ class _Pool(Layer):
         """How many windows there are along an axis, and the padding before the first."""
         n, pool, stride = image[axis], self.pool_size[axis], self.strides[axis]
         if self.padding == "same":
-            count = -(-n // stride)
-            return count, max((count - 1) * stride + pool - n, 0) // 2
+            return images.same(n, pool, stride)
         before, after = (0, 0) if self.padding == "valid" else self.padding[axis]
         room = before + n + after - pool
         if room < 0:

@@ -10,7 +10,40 @@ from . import _images as images
 from .base import Layer
 
 
-class ZeroPadding2D(Layer):
+class _Border(Layer):
+    """An image with a wider border, or (`outwards` -1) a narrower one."""
+
+    axes: ClassVar[int] = 2
+    #: The name of the constructor's argument.
+    argument: ClassVar[str]
+    outwards: ClassVar[int]
+
+    def __init__(self, sides: Any, data_format: str | None, name: str | None):
+        super().__init__(name=name)
+        images.channels_last(data_format)
+        setattr(self, self.argument, images.sides(self.argument, sides, self.axes))
+
+    @property
+    def _sides(self) -> images.Sides:
+        return getattr(self, self.argument)
+
+    def build(self, input_shape):
+        image = images.image_shape(self, input_shape, self.axes)
+        pairs = zip(image, self._sides, strict=True)
+        left = tuple(n + self.outwards * (before + after) for n, (before, after) in pairs)
+        if min(left) < 1:
+            raise ValueError(f"{self.argument} {self._sides} leaves nothing of the image {image}")
+        return (*left, input_shape[-1])
+
+    def lower(self, to, x):
+        top, left = images.two(tuple(self.outwards * before for before, _ in self._sides), 0)
+        return to.op("pad", to.in_shape(x), self.output_shape, top=top, left=left)
+
+    def config(self):
+        return {self.argument: images.lists(self._sides if self.axes > 1 else self._sides[0])}
+
+
+class ZeroPadding2D(_Border):
     """Zeros around an image; x (n, h, w, c) -> y (n, top + h + bottom, left + w + right, c).
 
     Parameters
@@ -30,26 +63,13 @@ class ZeroPadding2D(Layer):
     Kernel code: csrc/ops/pad.c.
     """
 
-    axes: ClassVar[int] = 2
+    argument = "padding"
+    outwards = 1
 
     def __init__(
         self, padding: Any = 1, data_format: str | None = None, *, name: str | None = None
     ):
-        super().__init__(name=name)
-        images.channels_last(data_format)
-        self.padding = images.sides("padding", padding, self.axes)
-
-    def build(self, input_shape):
-        image = images.image_shape(self, input_shape, self.axes)
-        pairs = zip(image, self.padding, strict=True)
-        return (*(n + before + after for n, (before, after) in pairs), input_shape[-1])
-
-    def lower(self, to, x):
-        top, left = images.two(tuple(before for before, _ in self.padding), 0)
-        return to.op("pad", to.in_shape(x), self.output_shape, top=top, left=left)
-
-    def config(self):
-        return {"padding": images.lists(self.padding if self.axes > 1 else self.padding[0])}
+        super().__init__(padding, data_format, name)
 
 
 class ZeroPadding1D(ZeroPadding2D):
@@ -61,7 +81,7 @@ class ZeroPadding1D(ZeroPadding2D):
     axes = 1
 
 
-class Cropping2D(Layer):
+class Cropping2D(_Border):
     """Cuts off the border of an image; x (n, h, w, c) -> y (n, h - top - bottom, ..., c).
 
     Parameters
@@ -81,29 +101,13 @@ class Cropping2D(Layer):
     Kernel code: csrc/ops/pad.c.
     """
 
-    axes: ClassVar[int] = 2
+    argument = "cropping"
+    outwards = -1
 
     def __init__(
         self, cropping: Any = 0, data_format: str | None = None, *, name: str | None = None
     ):
-        super().__init__(name=name)
-        images.channels_last(data_format)
-        self.cropping = images.sides("cropping", cropping, self.axes)
-
-    def build(self, input_shape):
-        image = images.image_shape(self, input_shape, self.axes)
-        pairs = zip(image, self.cropping, strict=True)
-        left = tuple(n - before - after for n, (before, after) in pairs)
-        if min(left) < 1:
-            raise ValueError(f"cropping {self.cropping} leaves nothing of the image {image}")
-        return (*left, input_shape[-1])
-
-    def lower(self, to, x):
-        top, left = images.two(tuple(before for before, _ in self.cropping), 0)
-        return to.op("pad", to.in_shape(x), self.output_shape, top=-top, left=-left)
-
-    def config(self):
-        return {"cropping": images.lists(self.cropping if self.axes > 1 else self.cropping[0])}
+        super().__init__(cropping, data_format, name)
 
 
 class Cropping1D(Cropping2D):
