@@ -110,9 +110,13 @@ static void clip_by_norm(fn_call *call, int slices) {
     if (norm > most) call->hyper[0].scale = call->hyper[1].scale = (float)(most / norm);
 }
 
+/* Whether this minibatch cannot go on. A bad row of the next one, read ahead, leaves it to be
+ * finished: a run ends between two steps. */
 static bool stopped(const fn_call *call) {
-    return atomic_load_explicit(&((fn_call *)call)->diverged, memory_order_relaxed) ||
-           atomic_load_explicit(&((fn_call *)call)->bad, memory_order_relaxed) >= 0;
+    fn_call *shared = (fn_call *)call;
+    if (atomic_load_explicit(&shared->diverged, memory_order_relaxed)) return true;
+    const int64_t bad = atomic_load_explicit(&shared->bad, memory_order_relaxed);
+    return bad >= 0 && bad >> 32 < (call->step + 1) * call->args->batch_size;
 }
 
 /* The next phase of this minibatch or the first of the next one; the number of its tiles, or -1. */
@@ -127,7 +131,7 @@ static int next_phase(void *context) {
             clip_by_norm(call, plan->jobs[plan->phases[call->phase].first].slices);
         if (++call->phase == plan->n_phases) {
             call->result->steps++;
-            if (++call->step == call->n_steps) return -1;
+            if (++call->step == call->n_steps || stopped(call)) return -1;
             begin_step(call);
             call->phase = 0;
         }

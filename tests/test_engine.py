@@ -409,6 +409,31 @@ def test_a_value_that_is_not_finite_is_found(level, regression, value, dtype, th
     assert fit(net, x, t, threads=threads).status == "ok"
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("update", ["fused", "flat"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])  # read where they lie, or a step ahead
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.usefixtures("always_thread")
+def test_bad_input_ends_the_run_between_two_steps(level, batch, dtype, update, threads):
+    rng = np.random.default_rng(6)
+    x, t = rng.standard_normal((50, 9)).astype(dtype), rng.random((50, 3)).astype(np.float32)
+    x[rng.random(x.shape) < 0.5] = 0  # with a batch of one, rows of weights are made up for
+    x[30, 1] = np.nan
+    good = 30 // batch * batch
+    net = Net(9, [dense(17), activation("relu"), dense(3)], loss="mse", max_rows=batch,
+              update=update)  # fmt: skip
+    start = start_weights(net, rng)
+    ends = []
+    for rows in (50, good):
+        net.set_weights(start)
+        net.need("momentum")
+        optimizer = _core.Optimizer("momentum", momentum=0.9)
+        result = net.run(x, t, rows=rows, batch=batch, optimizer=optimizer, threads=threads)
+        assert result.steps == good // batch
+        ends.append((net.digest(), result.status))
+    assert ends == [(ends[1][0], "input"), (ends[1][0], "ok")]
+
+
 def test_a_value_that_is_not_finite_is_found_while_predicting(level):
     x = np.zeros((40, 33), np.float32)
     x[21, 32] = np.inf
