@@ -613,27 +613,27 @@ def test_fixed_centers_beside_others(init):
     assert all_known.cluster_centers_.tobytes() == known.tobytes()
 
 
-def interrupt_after(model, x, seconds, **options):
-    """Fit with Ctrl-C after so many seconds."""
-    timer = threading.Timer(seconds, signal.raise_signal, [signal.SIGINT])
-    timer.start()
-    try:
-        return model.fit(x, **options)
-    finally:
-        timer.join()
-
-
 @pytest.mark.parametrize("cls", [fn.KMeans, fn.MiniBatchKMeans])
 def test_ctrl_c_keeps_the_best_centers(cls):
     x = np.random.default_rng(0).standard_normal((4000, 30))
-    options = {"tol": 0, "max_iter": 10**7}
+    begun = []
+
+    def init(data, n_clusters, random_state):
+        """Random rows; Ctrl-C half a second after the second start has begun."""
+        begun.append(threading.Timer(0.5, signal.raise_signal, [signal.SIGINT]))
+        if len(begun) == 2:
+            begun[-1].start()
+        return data[random_state.randint(len(data), size=n_clusters)]
+
+    options = {"tol": 0, "max_iter": 10**7, "init": init, "n_init": 2}
     if cls is fn.KMeans:
-        options |= {"init": "random", "n_init": 10**6}
+        options["n_init"] = 10**6
     else:
-        options |= {"max_no_improvement": None}
+        options["max_no_improvement"] = None
     model = cls(20, random_state=0, **options)
     with pytest.warns(RuntimeWarning, match="fit was interrupted after"):
-        interrupt_after(model, x, 0.5)
+        model.fit(x)
+    begun[1].join()
     assert model.history_.interrupted
     labels, _, _ = assign(x, model._centers())
     assert labels.tolist() == model.labels_.tolist() == model.predict(x).tolist()
