@@ -328,7 +328,8 @@ cdef class Params:
             self.end(True)
 
     def need_slots(self, int n, float fill=0):
-        """Fresh optimizer slots, all values `fill`."""
+        """Fresh optimizer slots, all values `fill`. For whoever trains with these params: readers do
+        not look at slots, so this waits for none."""
         self.checked(fn_params_need_slots(self.params, n, fill))
 
     def need_gradient(self):

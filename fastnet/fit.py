@@ -220,7 +220,7 @@ class Fit:
 
     def __init__(self, trainer: Trainer, work: Any, epochs: int, seed: int):
         self.trainer, self.work, self.epochs, self.seed = trainer, work, epochs, seed
-        self.optimizer, self.params = trainer._begin()
+        _, self.params = trainer._begin()
         if trainer._update_kind() == "flat":
             self.params.need_gradient()
         self.history = History()
@@ -353,8 +353,9 @@ class Fit:
         return runs
 
     def _run(self, epoch: int, most_steps: int) -> Any:
+        optimizer, _ = self.trainer._begin()  # a callback may have trained with another trainer
         try:
-            result = self.work.run(self.optimizer, self.trainer.steps, self.seed, most_steps)
+            result = self.work.run(optimizer, self.trainer.steps, self.seed, most_steps)
         except (TypeError, ValueError):  # a batch, rate or loss function that cannot be used
             self.trainer._restart()
             raise

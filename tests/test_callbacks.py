@@ -151,6 +151,24 @@ def test_a_callback_may_predict_evaluate_and_train():
     assert trainer.steps == before + 3
 
 
+def test_a_callback_may_train_with_another_trainer():
+    """As if both took turns: each finds its own moments again, whatever the other keeps there."""
+    x, y = rows(40), labels(40)
+
+    def pair():
+        net = classifier()
+        return fn.Trainer(net, optimizer="adam"), fn.Trainer(net, optimizer="rmsprop")
+
+    first, second = pair()
+    step = LambdaCallback(on_batch_end=lambda batch, logs: second.train_on_batch(x[:8], y[:8]))
+    first.fit(x, y, batch_size=10, shuffle=False, epochs=2, callbacks=step)
+    one, two = pair()
+    for start in (0, 10, 20, 30) * 2:
+        one.train_on_batch(x[start : start + 10], y[start : start + 10])
+        two.train_on_batch(x[:8], y[:8])
+    assert digest(one.network) == digest(first.network)
+
+
 # ----------------------------------------------------------------------------- early stopping
 
 
