@@ -199,7 +199,7 @@ class Lowering:
             self._gradient.add(name)
         return [*names[:-1], *self.fork(names[-1], n - len(names) + 1)]
 
-    def activation(self, x: int, name: str) -> int:
+    def activation(self, x: int, name: str, **attributes: Any) -> int:
         """y = name(x); nothing for "linear", and for one that the loss brings along."""
         if name == "linear":
             return x
@@ -211,7 +211,7 @@ class Lowering:
             self._logits = self.op("rescale", logits, self.shapes[x])
         if name == "softmax":
             return self.op("softmax", x, self.shapes[x])
-        return self.op("activation", x, self.shapes[x], function=name)
+        return self.op("activation", x, self.shapes[x], function=name, **attributes)
 
     def rescale(self, x: int, scale: float, offset: float) -> int:
         if self._is_open(x):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -218,6 +220,7 @@ class Trainer:
         callbacks: Any = (),
         progress: bool | str = "auto",
         steps_per_epoch: int | None = None,
+        **unknown: Any,
     ) -> History:
         """Train for a number of epochs; a second fit continues where the first ended.
 
@@ -265,6 +268,8 @@ class Trainer:
             When the loss or a weight becomes NaN or infinite; the last good weights are kept, the
             optimizer starts afresh.
         """
+        if unknown:
+            _refuse(next(iter(unknown)))
         epochs = check.integer("epochs", epochs, low=0)
         if y is None and _is_batches(x):
             if sample_weight is not None or class_weight is not None or validation_split:
@@ -519,6 +524,22 @@ class Trainer:
 
 
 # ---- pieces -------------------------------------------------------------------------------------
+
+
+#: Arguments of Keras's fit that have another name, or another place, here.
+_KERAS = {
+    "verbose": "progress=True, False or 'auto' says whether a bar is shown",
+    "validation_batch_size": "validation runs in batches of its own choice",
+    "initial_epoch": "a second fit goes on where the first ended",
+}
+
+
+def _refuse(argument: str) -> NoReturn:
+    """The TypeError for an argument that fit does not have."""
+    known = inspect.signature(Trainer.fit).parameters
+    near = difflib.get_close_matches(argument, known, n=1)
+    hint = _KERAS.get(argument, f"did you mean {near[0]!r}?" if near else "")
+    raise TypeError(f"fit() got an unexpected argument {argument!r}" + (hint and f"; {hint}"))
 
 
 def _split(data: Data, fraction: float) -> tuple[Data, Data | None]:

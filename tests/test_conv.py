@@ -106,6 +106,46 @@ def test_sizes_are_those_of_keras(of, same, valid, back_same, back_valid):
             size(layers.Conv2D, "valid")
 
 
+# (n, kernel, stride, dilation, output_padding) -> size and zeros cut off before it: "same", "valid"
+OUTPUT_PADDED = [
+    ((4, 3, 2, 1, 0), (7, 1), (9, 0)),
+    ((4, 3, 2, 1, 1), (8, 0), (10, 0)),
+    ((4, 4, 2, 1, 1), (7, 1), (11, 0)),
+    ((4, 5, 3, 1, 2), (12, 1), (16, 0)),
+    ((4, 2, 3, 1, 0), (9, 1), (11, 0)),
+    ((4, 3, 2, 2, 1), (8, 1), (12, 0)),
+]
+
+
+@pytest.mark.parametrize(("of", "same", "valid"), OUTPUT_PADDED)
+def test_output_padding_is_that_of_keras(of, same, valid):
+    n, kernel, stride, dilation, extra = of
+    for padding, (size, before) in (("same", same), ("valid", valid)):
+        layer = layers.Conv2DTranspose(
+            3, kernel, stride, padding, dilation_rate=dilation, output_padding=extra, use_bias=False
+        )
+        net = network(layer, (n, n + 1, 2))
+        assert layer.output_shape[0] == size and layer._corner[0] == before
+        x = random(2, n, n + 1, 2, seed=9)
+        (w,) = (v.astype(np.float64) for v in net.get_weights())
+        source = random(2, *layer.output_shape, seed=3).astype(np.float64)
+        back = ref.conv(source, w, (n, n + 1), layer.strides, layer.dilation_rate, layer._corner)
+        left, right = (net.predict(x) * source).sum(), (x * back).sum()
+        assert left == pytest.approx(right, rel=1e-4)
+        assert abs(left) > 0.1
+        again = type(layer)(**layer.config())
+        assert again.build((n, n + 1, 2)) == layer.output_shape
+
+
+def test_output_padding_refuses():
+    with pytest.raises(ValueError, match="output_padding must be below strides"):
+        layers.Conv2DTranspose(3, 3, 2, output_padding=(1, 2))
+    with pytest.raises(ValueError, match=">= 0"):
+        layers.Conv2DTranspose(3, 3, 2, output_padding=-1)
+    with pytest.raises(ValueError, match="nothing comes of the image"):
+        layers.Conv2DTranspose(3, 2, 2, "same", output_padding=0).build((1, 4, 2))
+
+
 def test_same_pads_behind_when_it_cannot_be_even():
     layer = layers.Conv2D(1, 3, strides=2, padding="same", use_bias=False)
     net = network(layer, (4, 4, 1))

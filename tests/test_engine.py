@@ -487,7 +487,7 @@ def test_a_plan_lists_its_ops_and_buffers(level):
     assert [op["inputs"] for op in ops] == [[], [0], [1], [2], [3], [], [4, 5], [4, 5]]
     assert [op["outputs"] for op in ops] == [[0], [1], [2], [3], [4], [5], [6], []]
     assert [op["params"] for op in ops] == [[], [0, 1], [], [], [2], [], [], []]
-    assert ops[2]["attributes"] == {"function": _core.table("activation").index("relu")}
+    assert ops[2]["attributes"]["function"] == _core.table("activation").index("relu")
     assert ops[3]["attributes"] == {"rate": 0.25}
     assert ops[5]["attributes"]["source"] == 1
     assert ops[6]["attributes"]["delta"] == 2.0

@@ -292,6 +292,25 @@ def test_data_that_was_wrong_does_not_fix_the_shape():
 # ----------------------------------------------------------------------------- values inside x
 
 
+@pytest.mark.parametrize(
+    "argument, hint",
+    [
+        ("verbose", "; progress=True, False or 'auto' says whether a bar is shown"),
+        ("initial_epoch", "; a second fit goes on where the first ended"),
+        ("batchsize", "; did you mean 'batch_size'?"),
+        ("xyz123", ""),
+    ],
+)
+def test_arguments_that_fit_does_not_have(argument, hint):
+    net = classifier()
+    before = digest(net)
+    for fit in (net.fit, fn.Trainer(net).fit):
+        with pytest.raises(TypeError) as error:
+            fit(X, Y, **{argument: 1})
+        assert str(error.value) == f"fit() got an unexpected argument {argument!r}{hint}"
+    assert digest(net) == before
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("options", [{}, {"epochs": 3}, {"shuffle": False}, {"batch_size": 1}])

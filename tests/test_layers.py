@@ -82,6 +82,54 @@ def test_an_initializer_that_fails_leaves_a_network_that_can_be_built():
     assert (net.get_weights()[0] == 4).all()
 
 
+def test_activations_that_are_layers():
+    x = rows(7, 5)
+    for layer, name in ((layers.ReLU(), "relu"), (layers.Softmax(), "softmax")):
+        assert through(layer, x=x).tobytes() == through(layers.Activation(name), x=x).tobytes()
+    for slope in (0.0, 0.01, 0.2, 1.5):
+        want = np.where(x > 0, x, np.float32(slope) * x)
+        assert np.array_equal(through(layers.LeakyReLU(slope), x=x), want)
+    assert layers.LeakyReLU().negative_slope == 0.3
+    by_name = through(layers.Activation("leaky_relu"), x=x)
+    assert by_name.tobytes() == through(layers.LeakyReLU(0.2), x=x).tobytes()
+
+
+def test_a_softmax_layer_is_fused_with_its_loss_too():
+    x, y = rows(37, 5), np.arange(37) % 3
+
+    def trained(*last):
+        net = fn.Sequential([layers.Input(5), *last], seed=0)
+        net.fit(x, y, epochs=2, seed=1)
+        return digest(net)
+
+    together = trained(layers.Dense(3, activation="softmax"))
+    assert trained(layers.Dense(3), layers.Softmax()) == together
+
+
+def test_a_slope_is_trained_with():
+    """d sum(leaky(x w)) / dw by hand: with a negative product only the slope is left."""
+    net = fn.Sequential(
+        [layers.Input(1), layers.Dense(1, use_bias=False), layers.LeakyReLU(0.25)], seed=0
+    )
+    net.set_weights([np.full((1, 1), -2, np.float32)])
+    (gradient,) = fn.Trainer(net, "mse").gradients(np.ones((1, 1)), np.zeros((1, 1)))
+    assert gradient.item() == 2 * (0.25 * -2) * 0.25
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: layers.LeakyReLU(-0.1), ValueError, "negative_slope must be a finite number >= 0"),
+        (lambda: layers.LeakyReLU(None), TypeError, "negative_slope must be a number"),
+        (lambda: layers.Softmax(axis=1), ValueError, "axis of Softmax must be -1, the last axis"),
+        (lambda: layers.ReLU(6), TypeError, "positional"),
+    ],
+)
+def test_activation_layers_refuse(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
 def test_flatten_and_reshape_cost_nothing_and_change_nothing():
     x = np.arange(2 * 12, dtype=np.float32).reshape(2, 3, 4)
     assert through(layers.Flatten(), x=x).tobytes() == x.tobytes()

@@ -407,6 +407,10 @@ class Conv2DTranspose(_Convolution):
         As for `Conv2D`.
     padding : "valid" (default) or "same"
         "valid": ho = h * stride + max(kernel - stride, 0); "same": ho = h * stride, as in Keras.
+    output_padding : int or (down, across), optional
+        From 0 to stride - 1. Chooses among the sizes that a convolution brings back to h: "valid":
+        ho = (h - 1) * stride + kernel + output_padding; "same": (h - 1) * stride + kernel % 2 +
+        output_padding, as in Keras.
 
     Raises
     ------
@@ -434,6 +438,7 @@ class Conv2DTranspose(_Convolution):
         kernel_initializer: Any = "glorot_uniform",
         bias_initializer: Any = "zeros",
         *,
+        output_padding: Any = None,
         name: str | None = None,
     ):
         padding = check.choice("padding", padding, self.paddings)
@@ -442,13 +447,30 @@ class Conv2DTranspose(_Convolution):
             kernel_initializer=kernel_initializer, bias_initializer=bias_initializer,
         )  # fmt: skip
         self.filters = check.integer("filters", filters, low=1)
+        self.output_padding = output_padding
+        if output_padding is not None:
+            extra = images.per_axis("output_padding", output_padding, self.axes, low=0)
+            if any(n >= stride for n, stride in zip(extra, self.strides, strict=True)):
+                raise ValueError(
+                    f"output_padding must be below strides {self.strides}, got {output_padding!r}"
+                )
+            self.output_padding = extra
 
     def _places(self, image, axis):
         """Here: the size of the result, and the zeros before it in the convolution back to x."""
         n, reach, stride = image[axis], self._reach(axis), self.strides[axis]
-        if self.padding == "valid":
-            return n * stride + max(reach - stride, 0), 0
-        return n * stride, max(reach - stride, 0) // 2
+        all_taps = (n - 1) * stride + reach
+        if self.output_padding is not None:
+            size = all_taps if self.padding == "valid" else (n - 1) * stride + reach % 2
+            size += self.output_padding[axis]
+        else:
+            size = max(all_taps, n * stride) if self.padding == "valid" else n * stride
+        if size < 1:
+            raise ValueError(
+                f"nothing comes of the image {image} with kernel_size {self.kernel_size}, strides "
+                f"{self.strides}, padding 'same' and output_padding {self.output_padding}"
+            )
+        return size, max(all_taps - size, 0) // 2
 
     def build(self, input_shape):
         return (*self._place(input_shape), self.filters)
@@ -461,7 +483,9 @@ class Conv2DTranspose(_Convolution):
         ]
 
     def config(self):
-        return {"filters": self.filters, **super().config()}
+        extra = self.output_padding
+        more = {} if extra is None else {"output_padding": images.lists(extra)}
+        return {"filters": self.filters, **super().config(), **more}
 
     def multiply_adds(self):
         return math.prod(self.kernel_size) * math.prod(self.input_shape) * self.filters

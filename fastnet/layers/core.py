@@ -176,6 +176,61 @@ class Activation(Layer):
         return {"activation": self.activation}
 
 
+class ReLU(Activation):
+    """``y = max(x, 0)``; any shape. The same as ``Activation("relu")``.
+
+    Parameters
+    ----------
+    name : str, optional
+    """
+
+    def __init__(self, *, name: str | None = None):
+        super().__init__("relu", name=name)
+
+    def config(self):
+        return {}
+
+
+class LeakyReLU(Activation):
+    """``y = x`` where x > 0, else ``negative_slope * x``; any shape.
+
+    Parameters
+    ----------
+    negative_slope : float >= 0, default 0.3
+        As in Keras, where ``activation="leaky_relu"`` has 0.2.
+    name : str, optional
+    """
+
+    def __init__(self, negative_slope: float = 0.3, *, name: str | None = None):
+        super().__init__("leaky_relu", name=name)
+        self.negative_slope = check.number("negative_slope", negative_slope, low=0)
+
+    def lower(self, to, x):
+        return to.activation(x, self.activation, slope=self.negative_slope)
+
+    def config(self):
+        return {"negative_slope": self.negative_slope}
+
+
+class Softmax(Activation):
+    """Probabilities over the last axis; any shape. The same as ``Activation("softmax")``.
+
+    Parameters
+    ----------
+    axis : int, default -1
+        The last axis, -1; no other is supported.
+    name : str, optional
+    """
+
+    def __init__(self, axis: int = -1, *, name: str | None = None):
+        super().__init__("softmax", name=name)
+        if check.integer("axis", axis) != -1:
+            raise ValueError(f"axis of Softmax must be -1, the last axis, got {axis}")
+
+    def config(self):
+        return {}
+
+
 class Dropout(Layer):
     """Sets a fraction of the values to 0 while training and scales the rest by 1 / (1 - rate).
 

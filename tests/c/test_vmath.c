@@ -252,6 +252,7 @@ typedef void gradient_fn(const float *kept, const float *dy, float *dx, int n);
             v_store(dx + i, derivative);                                                      \
         }                                                                                     \
     }
+static const float slope = 0.2f;
 #define KEPT_NAME_FN_FROM_OUTPUT y
 #define KEPT_NAME_FN_FROM_INPUT x
 #include "activations.def"
