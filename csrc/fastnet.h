@@ -137,6 +137,9 @@ typedef struct {
     const void *data; /* row i lies at data + i * row_bytes and holds contiguous values */
     fn_dtype dtype;
     size_t row_bytes;
+    /* CSR rows (see fn_csr_check), read as float32: the values in data, FN_F32 or FN_F64. */
+    const void *indptr, *indices;
+    fn_dtype index_dtype;
 } fn_source;
 
 typedef struct {
@@ -173,6 +176,11 @@ typedef struct {
 
 fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn_run_args *args,
                  fn_result *result);
+/* Whether no index of n CSR rows leads outside of `entries` values and `columns`. indptr (n + 1)
+ * and indices: FN_I32 or FN_I64. ascending: the columns of each row ascend, so none comes twice, as
+ * it must be in sources. */
+int fn_csr_check(int64_t n, int64_t columns, int64_t entries, const void *indptr,
+                 const void *indices, fn_dtype dtype, int *ascending);
 /* Row numbers 0..n-1 in an order that depends on seed and epoch alone. */
 void fn_shuffle(uint64_t seed, uint64_t epoch, int64_t n, int64_t *order);
 

@@ -262,7 +262,7 @@ static void choose_in_place(const fn_call *call) {
         const fn_op *op = &plan->ops[i];
         if (!(op->flags & FN_SOURCE) || !fn_is_f32(plan, op->out[0])) continue;
         const fn_source *s = &call->args->sources[(int)op->attr[0]];
-        bool possible = s->dtype == FN_F32 && op->attr[1] == 1 && op->attr[2] == 0 &&
+        bool possible = s->dtype == FN_F32 && !s->indptr && op->attr[1] == 1 && op->attr[2] == 0 &&
                         op->attr[3] == 0 && op->attr[4] == 0 && /* input.c: not scaled, not mixed */
                         (uintptr_t)s->data % sizeof(float) == 0 &&
                         s->row_bytes % sizeof(float) == 0;
@@ -331,6 +331,17 @@ static fn_status finish(fn_call *call) {
     return FN_OK;
 }
 
+/* Whether a source is read as numbers, not as classes: CSR rows are only read so. */
+static bool may_be_sparse(const fn_plan *plan, int source) {
+    for (int i = 0; i < plan->n_ops; i++) {
+        const fn_op *op = &plan->ops[i];
+        if ((op->flags & FN_SOURCE) && (int)op->attr[0] == source &&
+            (!fn_is_f32(plan, op->out[0]) || op->attr[4] != 0)) /* input.c: one-hot classes */
+            return false;
+    }
+    return true;
+}
+
 /* Whether the rows asked for make sense, and there is something to read them from and to write them
  * to. */
 static bool rows_fit(const fn_plan *plan, const fn_run_args *args) {
@@ -340,7 +351,8 @@ static bool rows_fit(const fn_plan *plan, const fn_run_args *args) {
     if (args->n_rows == 0) return true;
     if (args->n_sources < plan->n_sources || args->n_sources > FN_MAX_SOURCES) return false;
     for (int i = 0; i < plan->n_sources; i++)
-        if (!args->sources[i].data) return false;
+        if (!args->sources[i].data || (args->sources[i].indptr && !may_be_sparse(plan, i)))
+            return false;
     for (int i = 0; i < plan->n_outputs; i++)
         if (!args->outputs[i]) return false;
     return true;

@@ -75,11 +75,22 @@ class Result:
     bad_source: int
     threads: int
 
+class Csr:
+    values: np.ndarray
+    indices: np.ndarray
+    indptr: np.ndarray
+    rows: int
+    columns: int
+    ascending: bool
+    def __init__(
+        self, values: np.ndarray, indices: np.ndarray, indptr: np.ndarray, columns: int
+    ) -> None: ...
+
 def run(
     plan: Plan,
     params: Params,
     work: Work,
-    sources: Sequence[np.ndarray],
+    sources: Sequence[np.ndarray | Csr],
     *,
     n_rows: int,
     batch_size: int,

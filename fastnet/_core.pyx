@@ -41,6 +41,11 @@ cdef extern from "fastnet.h" nogil:
         const void *data
         fn_dtype dtype
         size_t row_bytes
+        const void *indptr
+        const void *indices
+        fn_dtype index_dtype
+    int fn_csr_check(int64_t n, int64_t columns, int64_t entries, const void *indptr, const void *indices,
+                     fn_dtype dtype, int *ascending)
     ctypedef struct fn_optimizer:
         const char *name
         double momentum, beta_1, beta_2, rho, epsilon
@@ -450,14 +455,64 @@ cdef int _borrow(object array, Py_buffer *view, bint writable) except -1:
     return 0
 
 
+cdef class Csr:
+    """Sparse rows that the engine may read: none of their numbers lead outside.
+
+    values (float32 or float64), indices and indptr (both int32 or both int64) are contiguous arrays of one
+    axis, held and never written; several may share values and indices. ascending: the columns of every row
+    ascend, so none comes twice, which sources of networks need. Raises ValueError, TypeError.
+    """
+
+    cdef fn_source source
+    cdef Py_buffer views[3]
+    cdef int held
+    cdef readonly object values, indices, indptr
+    cdef readonly int64_t rows, columns
+    cdef readonly bint ascending
+
+    def __cinit__(self, values, indices, indptr, int64_t columns):
+        cdef Py_buffer *numbers
+        cdef Py_buffer *where
+        cdef Py_buffer *starts
+        cdef int ascending = 1
+        self.values, self.indices, self.indptr, self.columns = values, indices, indptr, columns
+        numbers, where, starts = self.hold(values), self.hold(indices), self.hold(indptr)
+        self.source.data, self.source.dtype = numbers.buf, _dtype(numbers.format)
+        self.source.indices, self.source.indptr = where.buf, starts.buf
+        self.source.index_dtype = _dtype(where.format)
+        self.rows = starts.shape[0] - 1
+        if self.source.dtype not in (FN_F32, FN_F64):
+            raise TypeError(f"values must be float32 or float64, got format {numbers.format.decode()!r}")
+        if _dtype(starts.format) != self.source.index_dtype or self.source.index_dtype not in (FN_I32, FN_I64):
+            raise TypeError("indices and indptr must both be int32 or both int64")
+        if where.shape[0] != numbers.shape[0]:
+            raise ValueError(f"CSR needs as many indices as values, got {where.shape[0]} and {numbers.shape[0]}")
+        if not fn_csr_check(self.rows, columns, numbers.shape[0], self.source.indptr, self.source.indices,
+                            self.source.index_dtype, &ascending):
+            raise ValueError("indices or indptr of this CSR matrix lead outside of it")
+        self.ascending = ascending
+
+    def __dealloc__(self):
+        for i in range(self.held):
+            PyBuffer_Release(&self.views[i])
+
+    cdef Py_buffer *hold(self, array) except NULL:
+        cdef Py_buffer *view = &self.views[self.held]
+        _borrow(array, view, False)
+        self.held += 1
+        if view.ndim != 1 or (view.shape[0] > 1 and view.strides[0] != view.itemsize):
+            raise ValueError("CSR needs contiguous arrays of one axis")
+        return view
+
+
 def run(Plan plan not None, Params params not None, Work work not None, sources, *, int64_t n_rows,
         int batch_size, const int64_t[::1] order=None, int64_t first=0, const double[::1] rates=None,
         Optimizer optimizer=None, int64_t step=0, uint64_t seed=0, output=None, int threads=0,
         bint apply_only=False):
     """Run the plan over rows [first, first + n_rows) of `order` (or of the sources); returns a Result.
 
-    sources: arrays whose axis 0 is rows and whose rows are contiguous, in the plan's order. output: one
-    array, or a tuple of them. The GIL is released. Raises MemoryError, ValueError (arguments that do not fit the plan).
+    sources: arrays whose axis 0 is rows and whose rows are contiguous, or Csr, in the plan's order. output:
+    one array, or a tuple of them. The GIL is released. Raises MemoryError, ValueError (arguments that do not fit the plan).
     """
     cdef fn_run_args args
     cdef fn_result result
@@ -465,7 +520,8 @@ def run(Plan plan not None, Params params not None, Work work not None, sources,
     cdef Py_buffer views[48]
     cdef int held = 0, i
     cdef bint write = optimizer is not None
-    cdef int64_t last = 0
+    cdef int64_t n
+    cdef Csr sparse
     memset(&args, 0, sizeof(args))
     memset(&result, 0, sizeof(result))
     if len(sources) > FN_MAX_SOURCES or first < 0 or n_rows < 0 or work.plan is not plan:
@@ -474,14 +530,19 @@ def run(Plan plan not None, Params params not None, Work work not None, sources,
         raise ValueError(f"order has {order.shape[0]} rows, {first + n_rows} are wanted")
     try:
         for i in range(<int>len(sources)):
-            _borrow(sources[i], &views[held], False)
-            held += 1
-            args.sources[i].data = views[i].buf
-            args.sources[i].dtype = _dtype(views[i].format)
-            args.sources[i].row_bytes = views[i].strides[0] if views[i].ndim else 0
-            if order is None and views[i].shape[0] < first + n_rows:
-                raise ValueError(f"source {i} has {views[i].shape[0]} rows, {first + n_rows} are wanted")
-        args.n_sources = held
+            if isinstance(sources[i], Csr):
+                sparse = sources[i]
+                args.sources[i], n = sparse.source, sparse.rows
+            else:
+                _borrow(sources[i], &views[held], False)
+                held += 1
+                n = views[held - 1].shape[0]
+                args.sources[i].data = views[held - 1].buf
+                args.sources[i].dtype = _dtype(views[held - 1].format)
+                args.sources[i].row_bytes = views[held - 1].strides[0] if views[held - 1].ndim else 0
+            if order is None and n < first + n_rows:
+                raise ValueError(f"source {i} has {n} rows, {first + n_rows} are wanted")
+        args.n_sources = <int>len(sources)
         if output is not None:
             outputs = output if isinstance(output, tuple) else (output,)
             if len(outputs) > FN_MAX_OUTPUTS:

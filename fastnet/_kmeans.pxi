@@ -46,8 +46,9 @@ cdef class _Rows:
     """Views of the rows of a data set, held for as long as the engine reads them."""
 
     cdef fn_km_data data
-    cdef Py_buffer views[4]
+    cdef Py_buffer views[2]
     cdef int held
+    cdef Csr csr
 
     def __cinit__(self, x, sample_weight, str metric):
         cdef Py_buffer *view
@@ -95,35 +96,12 @@ cdef class _Rows:
         return 0
 
     cdef int sparse(self, values, indices, indptr, int64_t n_features) except -1:
-        cdef int64_t entries
-        cdef Py_buffer *view = self.hold(values, 1)
-        self.real(view)
-        self.data.values, entries = view.buf, view.shape[0]
-        view = self.hold(indices, 1)
-        self.data.indices, self.data.index_dtype = view.buf, _dtype(view.format)
-        if view.shape[0] != entries:
-            raise ValueError(f"CSR needs as many indices as values, got {view.shape[0]} and {entries}")
-        view = self.hold(indptr, 1)
-        self.data.indptr, self.data.n, self.data.d = view.buf, view.shape[0] - 1, n_features
-        if _dtype(view.format) != self.data.index_dtype or self.data.index_dtype not in (FN_I32, FN_I64):
-            raise TypeError("indices and indptr must both be int32 or both int64")
-        self.check_indices(entries)
-        return 0
-
-    cdef int64_t index(self, const void *array, int64_t i) noexcept:
-        return (<const int64_t *>array)[i] if self.data.index_dtype == FN_I64 else (<const int *>array)[i]
-
-    cdef int check_indices(self, int64_t entries) except -1:
-        """The engine reads by these numbers: none may lead outside."""
-        cdef int64_t i, last = 0
-        cdef bint bad = self.data.n < 0
-        for i in range(self.data.n + 1):
-            bad = bad or self.index(self.data.indptr, i) < last or self.index(self.data.indptr, i) > entries
-            last = self.index(self.data.indptr, i)
-        for i in range(entries):
-            bad = bad or self.index(self.data.indices, i) < 0 or self.index(self.data.indices, i) >= self.data.d
-        if bad:
-            raise ValueError("indices or indptr of this CSR matrix lead outside of it")
+        cdef Csr rows = Csr(values, indices, indptr, n_features)
+        self.csr = rows
+        self.data.values, self.data.dtype = rows.source.data, rows.source.dtype
+        self.data.indices, self.data.indptr = rows.source.indices, rows.source.indptr
+        self.data.index_dtype = rows.source.index_dtype
+        self.data.n, self.data.d = rows.rows, rows.columns
         return 0
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from . import _sparse
+
 #: What the engine reads where it lies; anything else is converted to float32 once.
 _IN_PLACE = frozenset("fB?b")
 _REAL = frozenset("fdegbhilqBHILQ?")
@@ -106,8 +108,11 @@ def float32(value: np.ndarray) -> np.ndarray:
         return np.asarray(value, dtype=np.float32, order="C")
 
 
-def features(name: str, value: Any) -> np.ndarray:
-    """x as the engine reads it: float32, uint8, int8 or bool in C order; itself if it is that."""
+def features(name: str, value: Any) -> Any:
+    """x as the engine reads it: float32, uint8, int8 or bool in C order, itself if it is that; or
+    rows of a sparse matrix."""
+    if type(value) is not np.ndarray and _sparse.is_sparse(value):
+        return _sparse.rows(name, value)
     x = value if type(value) is np.ndarray else array(name, value)
     if x.dtype.char not in _IN_PLACE or not x.dtype.isnative:
         if x.dtype.char not in _REAL:
@@ -118,10 +123,16 @@ def features(name: str, value: Any) -> np.ndarray:
     return x
 
 
-def rows(name: str, x: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
+def rows(name: str, x: Any, wanted: tuple[int, ...]) -> Any:
     """x with shape (n, *wanted); a (n,) array equals (n, 1)."""
     if x.shape[1:] == wanted:
         return x
+    if isinstance(x, _sparse.Rows):
+        hint = f"; begin it with Input({math.prod(wanted)}) and Reshape{wanted}"
+        raise ValueError(
+            f"{name} is a sparse matrix of shape {x.shape}, the network wants rows of shape "
+            f"{wanted}" + (hint if len(wanted) > 1 and x.columns == math.prod(wanted) else "")
+        )
     if x.ndim == 1 and math.prod(wanted) == 1:
         return x.reshape(len(x), *wanted)
     if x.shape == wanted:

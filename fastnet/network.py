@@ -319,7 +319,8 @@ class Network:
         ----------
         x : array (n, *input_shape)
             float32 in C order, uint8, int8 and bool are read in place; anything else is converted
-            once. Where there are several inputs: a list of arrays, or a dict of them by name.
+            once. Sparse matrices of SciPy, (n, features), are not made dense. Where there are
+            several inputs: a list of arrays, or a dict of them by name.
         batch_size : int, optional
             Rows computed at a time; changes memory, never results: a row gives the same bits alone
             and in any batch.

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 
 def _is_empty(x: Any) -> bool:
+    if getattr(x, "shape", ()):
+        return x.shape[0] == 0
     return hasattr(x, "__len__") and len(x) == 0
 
 

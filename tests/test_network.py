@@ -329,15 +329,6 @@ def test_bad_batch_size_of_predict(size):
         classifier().predict(rows(), batch_size=size)
 
 
-def test_sparse_matrices_are_named():
-    sparse = pytest.importorskip("scipy.sparse")
-    with pytest.raises(TypeError, match=r"x is a sparse matrix; pass x.toarray\(\)"):
-        classifier().predict(sparse.csr_matrix(rows()))
-
-
-# ----------------------------------------------------------------------------- text and copies
-
-
 def test_summary(capsys):
     net = fn.Sequential(
         [

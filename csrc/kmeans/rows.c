@@ -2,14 +2,11 @@
 #include <math.h>
 #include <string.h>
 
+#include "csr.h"
 #include "kmeans/km.h"
 
 double fn_km_weight(const fn_km_data *data, int64_t row) {
     return data->weights ? data->weights[row] : 1;
-}
-
-static int64_t at(const void *array, fn_dtype dtype, int64_t i) {
-    return dtype == FN_I64 ? ((const int64_t *)array)[i] : ((const int32_t *)array)[i];
 }
 
 static double value(const fn_km_data *data, int64_t i) {
@@ -22,9 +19,10 @@ static void raw_row(const fn_km_data *data, int64_t row, double *out) {
     const int64_t d = data->d;
     if (data->indptr) {
         memset(out, 0, (size_t)d * sizeof *out);
-        const int64_t end = at(data->indptr, data->index_dtype, row + 1);
-        for (int64_t i = at(data->indptr, data->index_dtype, row); i < end; i++)
-            out[at(data->indices, data->index_dtype, i)] += value(data, i);
+        const fn_dtype kind = data->index_dtype;
+        const int64_t end = fn_csr_index(data->indptr, kind, row + 1);
+        for (int64_t i = fn_csr_index(data->indptr, kind, row); i < end; i++)
+            out[fn_csr_index(data->indices, kind, i)] += value(data, i);
         return;
     }
     const char *start = (const char *)data->values + row * data->row_bytes;

@@ -9,6 +9,7 @@
 #include "kernels/bad_input.h"
 #include "kernels/dense_one.h"
 #include "kernels/dense_tiles.h"
+#include "kernels/sparse_row.h"
 
 enum {
     CHUNK = 96,  /* rows of W in an update slice: its gradient stays in L1 */
@@ -83,7 +84,10 @@ static void forward_panels(int rows, int64_t d_in, int64_t units, int64_t c0, in
     }
 }
 
-enum { PAYS = 3 }; /* panels of a tile from which on looking for zeros pays */
+enum {
+    PAYS = 3, /* panels of a tile from which on looking for zeros pays */
+    FEW = 4   /* with entries in at most a fourth of the columns rows go one by one */
+};
 
 /* Register tiles as even as can be: none of one row beside full ones. The rows of a source are
  * looked through for columns without a value. */
@@ -110,6 +114,30 @@ static void forward_tiles(const fn_call *call, const fn_op *op, fn_tile tile, in
     }
 }
 
+/* Rows of a CSR source, one by one, where they have so few entries that register tiles do not pay;
+ * false if not. */
+static bool forward_entries(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
+                            int64_t c1, const float *bias) {
+    float scale;
+    const fn_source *source = op->sparse ? sparse_source(call, op->in[0], &scale) : NULL;
+    int64_t end, total = 0;
+    if (!source || atomic_load_explicit(&call->params->risky, memory_order_relaxed)) return false;
+    for (int r = tile.r0; r < tile.r1; r++) {
+        const int64_t first = entries_of(call, source, r, &end);
+        total += end - first;
+    }
+    if (total > (tile.r1 - tile.r0) * d_in / FEW) return false;
+    const float *const *x = fn_rows(call, tile, op->in[0]);
+    for (int r = tile.r0; r < tile.r1; r++) {
+        const int64_t first = entries_of(call, source, r, &end);
+        const int32_t *where = columns_of(source, first, end, (int32_t *)fn_scratch(call, tile));
+        forward_one(d_in, call->plan->buffers[op->out[0]].cols, tile.c0, c1, end - first, where,
+                    x[r - tile.r0], fn_weights(call, op, 0), bias,
+                    fn_row(call, tile, op->out[0], r));
+    }
+    return true;
+}
+
 /* Rows used where the source has them were not checked yet. NaN or infinity in a row makes every
  * output of the row NaN or infinite, so the first vector of outputs tells which rows to look at. */
 static void check_rows(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in) {
@@ -130,7 +158,7 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
         forward_sgemm(call, op, tile, d_in, units, bias);
     else if (tile.r1 - tile.r0 == 1)
         forward_batch_of_one(call, op, tile, d_in, c1, bias);
-    else
+    else if (!forward_entries(call, op, tile, d_in, c1, bias))
         forward_tiles(call, op, tile, d_in, c1, bias);
     if (tile.c0 == 0 && call->work->in_place[op->in[0]]) check_rows(call, op, tile, d_in);
 }
@@ -439,8 +467,13 @@ static void prepare(const fn_call *call, const fn_op *op, fn_tile tile) {
         return;
     }
     const column_rows kept = kept_rows(call, op, d_in);
-    keep_columns(&kept, k0 / ROWS, (k1 + ROWS - 1) / ROWS, d_in, call->rows,
-                 fn_rows(call, tile, op->in[0]));
+    const int64_t t0 = k0 / ROWS, t1 = (k1 + ROWS - 1) / ROWS;
+    float scale;
+    const fn_source *source = sparse_source(call, op->in[0], &scale);
+    if (source)
+        keep_entries(call, source, &kept, t0, t1, scale);
+    else
+        keep_columns(&kept, t0, t1, d_in, call->rows, fn_rows(call, tile, op->in[0]));
 }
 
 static const char *check(fn_plan *plan, fn_op *op) {

@@ -1,6 +1,6 @@
 /* input.c - y (n, cols) = rows of a source, converted, scaled (v * scale + offset) and checked for
  * NaN and infinity. Reads the next minibatch while this one trains. float32 rows may be used where
- * they lie.
+ * they lie; CSR rows are spread over their columns.
  *
  * With `mixup` a, row r becomes share * row r + (1 - share) * another row of the minibatch, share
  * being Beta(a, a) (Zhang et al., mixup, ICLR 2018). All sources of a step draw the same shares and
@@ -8,6 +8,7 @@
  */
 #include "kernels/bad_input.h"
 #include "kernels/philox.h"
+#include "kernels/sparse_row.h"
 
 enum { SOURCE, SCALE, OFFSET, MIXUP, CLASSES };
 enum { STREAM = 0xffff }; /* of the random numbers: no op has this number */
@@ -96,9 +97,12 @@ static void read_row(const fn_call *call, const fn_op *op, int64_t place, int32_
             if (labels[i] >= 0 && labels[i] < classes) y[i * classes + labels[i]] = 1;
         return;
     }
-    convert_f32(data, source->dtype, cols, y);
-    if (source->dtype == FN_F32 || source->dtype == FN_F64)
-        report_bad_input(call, op, place, cols, y);
+    bool check = source->dtype == FN_F32 || source->dtype == FN_F64;
+    if (source->indptr)
+        check = !spread_row(source, row, cols, y);
+    else
+        convert_f32(data, source->dtype, cols, y);
+    if (check) report_bad_input(call, op, place, cols, y);
     const float scale = (float)op->attr[SCALE], offset = (float)op->attr[OFFSET];
     if (scale != 1 || offset != 0)
         for (int64_t i = 0; i < cols; i++) y[i] = y[i] * scale + offset;

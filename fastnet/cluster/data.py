@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import check
+from .. import _sparse, check
 
 #: Values of a block of rows that are converted together: 4 MB as float32.
 _BLOCK = 1 << 20
@@ -90,8 +90,8 @@ def make_rows(X: Any, dtype: Any = None, max_memory: int | None = None, name: st
     ValueError, TypeError
         With what was wanted and what came. Values that are not finite are not looked for here.
     """
-    if hasattr(X, "tocsr"):
-        source = _csr(X, name)
+    if _sparse.is_sparse(X):
+        source = _sparse.csr(name, X)
     else:
         source = X if isinstance(X, np.ndarray) else check.array(name, X)
         if source.dtype.char not in _REAL:
@@ -114,14 +114,6 @@ def _mapped(x: Any) -> bool:
     while x is not None and not isinstance(x, np.memmap):
         x = getattr(x, "base", None)
     return x is not None
-
-
-def _csr(X: Any, name: str) -> Any:
-    """A sparse matrix whose rows can be cut out."""
-    source = X.tocsr()
-    if source.dtype.char not in _REAL:
-        raise TypeError(f"{name} must hold real numbers, got a sparse matrix of {source.dtype}")
-    return source
 
 
 def _check_shape(x: Any, name: str) -> None:

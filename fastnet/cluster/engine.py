@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .. import _core
+from .. import _core, _sparse
 from .data import Rows, not_finite
 
 if TYPE_CHECKING:
@@ -28,10 +28,7 @@ def as_engine_reads(x: Any) -> Any:
     """An array as it is; a CSR matrix as the tuple that the engine takes."""
     if isinstance(x, np.ndarray):
         return x
-    indices, indptr = x.indices, x.indptr
-    if indices.dtype != indptr.dtype:
-        indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
-    return x.data, indices, indptr, x.shape[1]
+    return *_sparse.arrays(x), x.shape[1]
 
 
 def metric_name(cosine: bool) -> str:

@@ -282,17 +282,15 @@ typedef struct {
     int rows, cols, units;
     float *x, *targets, *weights;
     int32_t *classes;
+    fn_source instead; /* of x, if it has data */
 } data;
 
 static inline data make_data(int rows, int cols, int units) {
     random_state = 5;
-    data d = {rows,
-              cols,
-              units,
-              random_block((int64_t)rows * cols),
-              random_block((int64_t)rows * units),
-              random_block(rows),
-              NULL};
+    data d = {.rows = rows, .cols = cols, .units = units};
+    d.x = random_block((int64_t)rows * cols);
+    d.targets = random_block((int64_t)rows * units);
+    d.weights = random_block(rows);
     d.classes = block((size_t)rows * sizeof(int32_t));
     for (int i = 0; i < rows; i++) {
         d.classes[i] = (int32_t)(random_bits() % (uint64_t)units);
@@ -307,13 +305,17 @@ static inline void free_data(data *d) {
     free(d->x), free(d->targets), free(d->weights), free(d->classes);
 }
 
+static inline fn_source rows_of(const void *values, fn_dtype dtype, size_t row_bytes) {
+    return (fn_source){.data = values, .dtype = dtype, .row_bytes = row_bytes};
+}
+
 static inline void set_sources(fn_run_args *a, const network *n, const data *d) {
     const size_t f = sizeof(float);
-    a->sources[0] = (fn_source){d->x, FN_F32, (size_t)d->cols * f};
+    a->sources[0] = d->instead.data ? d->instead : rows_of(d->x, FN_F32, (size_t)d->cols * f);
     a->sources[1] = n->spec.head == CROSS_ENTROPY
-                        ? (fn_source){d->classes, FN_I32, sizeof(int32_t)}
-                        : (fn_source){d->targets, FN_F32, (size_t)d->units * f};
-    a->sources[2] = (fn_source){d->weights, FN_F32, f};
+                        ? rows_of(d->classes, FN_I32, sizeof(int32_t))
+                        : rows_of(d->targets, FN_F32, (size_t)d->units * f);
+    a->sources[2] = rows_of(d->weights, FN_F32, f);
     a->n_sources = 3;
 }
 

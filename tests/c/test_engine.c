@@ -292,7 +292,7 @@ static void weights_of_rows(void) {
     network n = make_network(s);
     fn_run_args a = {.n_rows = 32, .batch_size = 32};
     set_sources(&a, &n, &d);
-    a.sources[2] = (fn_source){bytes, FN_U8, 1};
+    a.sources[2] = rows_of(bytes, FN_U8, 1);
     fn_result result;
     CHECK(fn_run(n.plan, n.params, n.work, &a, &result) == FN_OK && result.weight == 48);
     CHECK(same_and_free(as_float, take_part(&n, 3, 3)));

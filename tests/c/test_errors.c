@@ -390,7 +390,7 @@ static void bad_values_name_their_place(void) {
                                      .optimizer = &sgd,
                                      .outputs = {(float *)y}};
                     set_sources(&a, &n, &d);
-                    a.sources[0] = (fn_source){x, FN_F64, COLS * sizeof(double)};
+                    a.sources[0] = rows_of(x, FN_F64, COLS * sizeof(double));
                     if (kind != 3) { /* as float32, in place where that can be */
                         for (int i = 0; i < N * COLS; i++) d.x[i] = (float)x[i];
                         set_sources(&a, &n, &d);

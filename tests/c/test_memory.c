@@ -144,7 +144,7 @@ static void every_small_size(void) {
             s.mode = FN_PREDICT;
             network n = make_network(s);
             float *y = block((size_t)(ROWS * d.units) * sizeof(float));
-            const fn_source source = {d.x, FN_F32, (size_t)k * sizeof(float)};
+            const fn_source source = rows_of(d.x, FN_F32, (size_t)k * sizeof(float));
             CHECK(predict(&n, source, NULL, 0, ROWS, 9, 1, y) == FN_OK);
             CHECK(predict(&n, source, NULL, 0, ROWS, 1, 1, y) == FN_OK);
             free(y);

@@ -71,7 +71,7 @@ static void rows_alone_and_in_batches(void) {
         network n = make_network(networks[i]);
         const int units = units_of(&n.spec);
         data d = make_data(ROWS, n.spec.widths[0], units);
-        const fn_source source = {d.x, FN_F32, (size_t)d.cols * sizeof(float)};
+        const fn_source source = rows_of(d.x, FN_F32, (size_t)d.cols * sizeof(float));
         float *want = alone(&n, source, units);
         check_positions(&n, source, want, units, SANITIZED ? 5 : 1);
         double sum = 0;
@@ -106,7 +106,7 @@ static void special_values(void) {
                     w[j] = strange[kind < STRANGE ? kind : (int)(random_bits() % STRANGE)];
             CHECK(fn_params_set(n.params, 0, 0, w) == FN_OK &&
                   fn_params_set(n.params, 1, 0, b) == FN_OK);
-            const fn_source source = {d.x, FN_F32, (size_t)k * sizeof(float)};
+            const fn_source source = rows_of(d.x, FN_F32, (size_t)k * sizeof(float));
             float *want = alone(&n, source, units);
             check_positions(&n, source, want, units, SANITIZED ? 17 : 7);
             free(w), free(b), free(want);
@@ -137,7 +137,7 @@ static int break_weights(int flat, int batch, int class) {
     s.mode = FN_PREDICT;
     fn_plan *plan = make_plan(&s, NULL, NULL);
     network n = {.spec = s, .plan = plan, .params = trained.params, .work = fn_work_new(plan, 2)};
-    const fn_source source = {d.x, FN_F32, 150 * sizeof(float)};
+    const fn_source source = rows_of(d.x, FN_F32, 150 * sizeof(float));
     float one[6], many[48];
     for (int r = 8; r < ROWS - 8; r++) {
         CHECK(predict(&n, source, NULL, r, 1, 1, 1, one) == FN_OK);
@@ -206,12 +206,12 @@ static void sources_of_every_dtype(void) {
                     x[j] = (float)values[j];
                     if (scaled) x[j] = x[j] * (float)s.scale + (float)s.offset;
                 }
-                const fn_source converted = {x, FN_F32, (size_t)k * sizeof(float)};
+                const fn_source converted = rows_of(x, FN_F32, (size_t)k * sizeof(float));
                 float *want = alone(&reference, converted, units);
                 for (size_t gap = 0; gap <= 24; gap += 24) {
                     void *memory = as_dtype(values, ROWS, k, dtypes[t], gap);
-                    const fn_source source = {memory, dtypes[t],
-                                              (size_t)k * size_of(dtypes[t]) + gap};
+                    const fn_source source =
+                        rows_of(memory, dtypes[t], (size_t)k * size_of(dtypes[t]) + gap);
                     float *one = alone(&n, source, units);
                     CHECK(same_values(one, want, ROWS * units), "dtype %d, scaled %d", t, scaled);
                     check_positions(&n, source, want, units, SANITIZED ? 37 : 11);
@@ -229,7 +229,7 @@ static void rows_that_overlap(void) {
     network n = make_network(networks[0]);
     data d = make_data(1, 13, 6);
     float *y = block(MOST * 6 * sizeof(float));
-    const fn_source source = {d.x, FN_F32, 0};
+    const fn_source source = rows_of(d.x, FN_F32, 0);
     CHECK(predict(&n, source, NULL, 0, MOST, MOST, 2, y) == FN_OK);
     for (int r = 1; r < MOST; r++) CHECK(same_values(y, y + r * 6, 6));
     CHECK(predict(&n, source, NULL, 0, 0, MOST, 2, NULL) == FN_OK); /* no rows */

@@ -64,7 +64,7 @@ static void *predict_often(void *argument) {
     caller *c = argument;
     network n = *c->shared;
     float *y = block(ROWS * 10 * sizeof(float));
-    const fn_source source = {c->d->x, FN_F32, (size_t)c->d->cols * sizeof(float)};
+    const fn_source source = rows_of(c->d->x, FN_F32, (size_t)c->d->cols * sizeof(float));
     n.work = fn_work_new(n.plan, 3);
     for (int i = 0; i < (SANITIZED ? 60 : 400); i++) {
         const int first = (c->seed + i * 5) % (ROWS - 1), most = ROWS - first,
@@ -83,7 +83,7 @@ static void predictions_share_params(void) {
     data d = make_data(ROWS, 61, 10);
     network n = make_network(s);
     float *want = block(ROWS * 10 * sizeof(float));
-    const fn_source source = {d.x, FN_F32, 61 * sizeof(float)};
+    const fn_source source = rows_of(d.x, FN_F32, 61 * sizeof(float));
     CHECK(predict(&n, source, NULL, 0, ROWS, 16, 1, want) == FN_OK);
     pthread_t threads[CALLERS];
     caller callers[CALLERS];
