@@ -31,7 +31,8 @@ _load_engine()
 from . import layers  # noqa: E402
 from .errors import DivergenceError, ModelFileError  # noqa: E402
 from .layers import Input  # noqa: E402
-from .network import Network, Sequential  # noqa: E402
+from .network import Network  # noqa: E402
+from .sequential import Sequential  # noqa: E402
 from .threads import get_num_threads, set_num_threads, threads  # noqa: E402
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from .graph import MOST_CALLS, Nested, as_tensor, call
 from .layers import Input, Layer
 from .layers.base import LAYERS, layer_config, layer_from_config
 from .model import Model
-from .network import Network, Sequential
+from .network import Network
+from .sequential import Sequential
 
 _MAX_LAYERS = 1000
 _NESTED = "Network"

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,17 @@ def choice(what: str, name: Any, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(f"unknown {what} {name!r}; {hint}known are {', '.join(known)}")
+
+
+def unknown_argument(
+    name: str, argument: str, function: Callable[..., Any], hints: Mapping[str, str]
+) -> TypeError:
+    """The error for an argument that a function does not have, with a hint or what was meant."""
+    import inspect
+
+    near = difflib.get_close_matches(argument, inspect.signature(function).parameters, n=1)
+    hint = hints.get(argument, f"did you mean {near[0]!r}?" if near else "")
+    return TypeError(f"{name}() got an unexpected argument {argument!r}" + (hint and f"; {hint}"))
 
 
 def shape(name: str, value: Any) -> tuple[int, ...]:

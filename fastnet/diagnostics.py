@@ -263,7 +263,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 def _trainer(seed: int = 0, dropout: float = 0.2) -> Any:
     from . import layers
-    from .network import Sequential
+    from .sequential import Sequential
     from .trainer import Trainer
 
     network = Sequential(
@@ -375,8 +375,8 @@ def _speed() -> dict[str, Any]:
 def _best_epoch(rows: int, batch: int, widths: tuple[int, ...], seconds: float = 0.5) -> float:
     """The shortest of the epochs that fit into so many seconds."""
     from . import layers
-    from .network import Sequential
     from .optimizers import SGD
+    from .sequential import Sequential
     from .trainer import Trainer
 
     rng = np.random.default_rng(0)

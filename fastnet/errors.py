@@ -1,8 +1,13 @@
-"""Errors of fastnet that are not plain ValueError or TypeError."""
+"""Errors of fastnet that are not plain ValueError or TypeError, and the one for bad rows."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NoReturn
+
 from .history import History
+
+if TYPE_CHECKING:
+    from . import _core
 
 
 class DivergenceError(ArithmeticError):
@@ -34,3 +39,11 @@ class NotFittedError(ValueError, AttributeError):
 
 class ConvergenceWarning(UserWarning):
     """A fit ended with less than was asked for: fewer distinct clusters than n_clusters."""
+
+
+def raise_bad_input(result: _core.Result, name: str, first: int = 0) -> NoReturn:
+    """The ValueError for NaN or infinity in a source that began at row `first` of the data."""
+    raise ValueError(
+        f"{name} holds NaN or infinity in row {first + result.bad_row}, column {result.bad_column} "
+        "(of the row flattened); remove or fill such rows first"
+    )

@@ -12,11 +12,10 @@ import numpy as np
 
 from . import _core, check
 from .callbacks import CallbackList, plain
-from .errors import DivergenceError
+from .errors import DivergenceError, raise_bad_input
 from .history import History
 from .losses import Custom
 from .lowering import Lowered, prediction
-from .network import raise_bad_input
 from .progress import Progress
 from .targets import Data
 

@@ -1,4 +1,4 @@
-"""Networks: layers with weights. A network predicts; a `Trainer` trains it."""
+"""What all networks share: layers with weights. A network predicts; a `Trainer` trains it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from . import _core, check
+from .errors import raise_bad_input
 from .graph import MOST_CALLS, Graph, Nested, Tensor, as_tensor, chain, leaves, replay
 from .layers import Input, Layer
 from .lowering import Lowered, Request, lower, prediction
@@ -526,68 +527,6 @@ class Network:
         return f"<{type(self).__name__} [{inside}]{size}>"
 
 
-class Sequential(Network):
-    """Layers in a chain.
-
-    Parameters
-    ----------
-    layers : list of Layer
-        May begin with `Input`; otherwise the shape of rows is taken from the first data.
-    seed : int, optional
-        Initial weights depend on it alone; drawn at random if not given.
-    name : str, optional
-
-    Examples
-    --------
-    >>> net = fn.Sequential([layers.Dense(200, "relu"), layers.Dense(10, "softmax")], seed=0)
-
-    Raises
-    ------
-    TypeError, ValueError
-        For something that is no layer, a layer twice, or shapes that do not fit (naming the layer).
-    """
-
-    def __init__(
-        self, layers: Sequence[Layer] = (), seed: int | None = None, name: str | None = None
-    ):
-        super().__init__(seed, name)
-        if isinstance(layers, Layer) or not isinstance(layers, Iterable):
-            raise TypeError(f"layers must be a list of layers, got {layers!r}")
-        for layer in layers:
-            self.add(layer)
-
-    def add(self, layer: Layer) -> None:
-        """Append a layer, or a network as one. Not after the network is built."""
-        if isinstance(layer, Network):
-            layer = layer._as_layer()
-        if not isinstance(layer, Layer):
-            raise TypeError(f"layers must be fastnet layers, got {layer!r}")
-        if self._nested is not None:
-            raise ValueError("the network is a part of another one; its layers are fixed")
-        if any(layer is other for other in self.layers):
-            raise ValueError(f"{layer!r} is in the network already; make a second one")
-        if isinstance(layer, Input) and self.layers:
-            raise ValueError("Input comes first")
-        if self.built:
-            raise ValueError("the network is built; its layers are fixed")
-        self.layers.append(layer)
-
-    def build(self, input_shape: int | tuple[int, ...] | None = None) -> None:
-        first = self.layers[0] if self.layers else None
-        if first is None:
-            raise ValueError("the network has no layers")
-        if input_shape is None:
-            if not isinstance(first, Input) and self._graph is None:
-                raise ValueError("build wants input_shape, or Input(shape) as the first layer")
-            input_shape = first.shape if isinstance(first, Input) else self.input_shape
-        super().build(input_shape)
-
-    def _need_built(self, what: str, x: np.ndarray | None = None) -> None:
-        if not self.built and self.layers and isinstance(self.layers[0], Input):
-            self.build()
-        super()._need_built(what, x)
-
-
 def _values(home: Network, layer: Layer) -> list[np.ndarray]:
     """A layer's weights in a network, flat."""
     return [home._read(i).reshape(-1) for i in home._numbers(layer)]
@@ -598,11 +537,3 @@ def _weights_in(home: Network | None, new: Network, layer: Layer) -> Iterable[np
     if home is None or home is new or not home.built:
         return itertools.repeat(None)
     return _values(home, layer)
-
-
-def raise_bad_input(result: _core.Result, name: str, first: int = 0) -> NoReturn:
-    """The ValueError for NaN or infinity in a source that began at row `first` of the data."""
-    raise ValueError(
-        f"{name} holds NaN or infinity in row {first + result.bad_row}, column {result.bad_column} "
-        "(of the row flattened); remove or fill such rows first"
-    )

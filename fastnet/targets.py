@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,23 @@ class Data:
     def __len__(self) -> int:
         return len(self.inputs[0])
 
+    def split(self, fraction: float) -> tuple[Data, Data | None]:
+        """The last `fraction` of the rows apart; None for 0."""
+        fraction = check.number("validation_split", fraction, low=0, below=1)
+        if fraction == 0:
+            return self, None
+        n = int(len(self) * (1 - fraction))
+        if n == 0 or n == len(self):
+            raise ValueError(
+                f"validation_split {fraction} of {len(self)} rows leaves one side empty"
+            )
+        return self[:n], self[n:]
+
+
+def is_batches(x: Any) -> bool:
+    """Whether x is an iterable of batches, and no array, table or text."""
+    return isinstance(x, Iterable) and not isinstance(x, str) and not hasattr(x, "shape")
+
 
 def _numbers(name: str, y: Any) -> np.ndarray:
     try:
@@ -51,8 +68,7 @@ def _numbers(name: str, y: Any) -> np.ndarray:
         if np.asarray(y).dtype.kind not in "OUS":
             raise
         raise TypeError(
-            f"{error}; names, y = np.unique(y, return_inverse=True) makes classes of text "
-            "(an estimator such as fastnet.sklearn.MLPClassifier takes text as it is)"
+            f"{error}; names, y = np.unique(y, return_inverse=True) makes classes of text"
         ) from None
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import math
 import weakref
-from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from . import _core, check, losses, optimizers
 from .callbacks import CallbackList
-from .errors import DivergenceError
+from .errors import DivergenceError, raise_bad_input
 from .fit import (
     ArrayEpochs,
     Fit,
@@ -27,7 +25,7 @@ from .fit import (
 from .history import History
 from .losses import Custom, Loss
 from .lowering import Lowered, Request, prediction
-from .network import Network, raise_bad_input
+from .network import Network
 from .outputs import (
     check_last_activation,
     each,
@@ -36,9 +34,15 @@ from .outputs import (
     weights_of_losses,
 )
 from .progress import Progress
-from .targets import Data, targets, with_class_weights
+from .targets import Data, is_batches, targets, with_class_weights
 
 _EVALUATE_ROWS = 1024
+#: Arguments of Keras's fit that have another name, or another place, here.
+_KERAS = {
+    "verbose": "progress=True, False or 'auto' says whether a bar is shown",
+    "validation_batch_size": "validation runs in batches of its own choice",
+    "initial_epoch": "a second fit goes on where the first ended",
+}
 
 
 class Trainer:
@@ -270,9 +274,9 @@ class Trainer:
             optimizer starts afresh.
         """
         if unknown:
-            _refuse(next(iter(unknown)))
+            raise check.unknown_argument("fit", next(iter(unknown)), self.fit, _KERAS)
         epochs = check.integer("epochs", epochs, low=0)
-        if y is None and _is_batches(x):
+        if y is None and is_batches(x):
             if sample_weight is not None or class_weight is not None or validation_split:
                 raise ValueError(
                     "an iterable of batches brings its own weights and validation data"
@@ -284,7 +288,7 @@ class Trainer:
         else:
             if steps_per_epoch is not None:
                 raise ValueError("steps_per_epoch is for an iterable of batches")
-            data, held_out = _split(self._prepare(x, y, sample_weight), validation_split)
+            data, held_out = self._prepare(x, y, sample_weight).split(validation_split)
             if class_weight is not None:
                 if len(self.losses) > 1:
                     raise ValueError("class_weight is for one output; use sample_weight")
@@ -522,38 +526,3 @@ class Trainer:
         shown = all_names[0] if len(all_names) == 1 else all_names
         names = f", metrics={shown}" if any(all_names) else ""
         return f"Trainer({self.network!r}, loss={self.loss!r}, optimizer={self.optimizer!r}{names})"
-
-
-# ---- pieces -------------------------------------------------------------------------------------
-
-
-#: Arguments of Keras's fit that have another name, or another place, here.
-_KERAS = {
-    "verbose": "progress=True, False or 'auto' says whether a bar is shown",
-    "validation_batch_size": "validation runs in batches of its own choice",
-    "initial_epoch": "a second fit goes on where the first ended",
-}
-
-
-def _refuse(argument: str) -> NoReturn:
-    """The TypeError for an argument that fit does not have."""
-    known = inspect.signature(Trainer.fit).parameters
-    near = difflib.get_close_matches(argument, known, n=1)
-    hint = _KERAS.get(argument, f"did you mean {near[0]!r}?" if near else "")
-    raise TypeError(f"fit() got an unexpected argument {argument!r}" + (hint and f"; {hint}"))
-
-
-def _split(data: Data, fraction: float) -> tuple[Data, Data | None]:
-    """The last `fraction` of the rows apart."""
-    fraction = check.number("validation_split", fraction, low=0, below=1)
-    if fraction == 0:
-        return data, None
-    n = int(len(data) * (1 - fraction))
-    if n == 0 or n == len(data):
-        raise ValueError(f"validation_split {fraction} of {len(data)} rows leaves one side empty")
-    return data[:n], data[n:]
-
-
-def _is_batches(x: Any) -> bool:
-    """An iterable of batches, and no array, table or text."""
-    return isinstance(x, Iterable) and not isinstance(x, str) and not hasattr(x, "shape")

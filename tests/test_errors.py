@@ -31,7 +31,7 @@ FIT = [
     (
         lambda net: fit(y=np.array(list("abc"))[Y], net=net),
         TypeError,
-        r"y must hold numbers, got dtype <U1; names, y = np.unique\(y, return.*MLPClassifier",
+        r"y must hold numbers, got dtype <U1; names, y = np.unique\(y, return_inverse=True\)",
     ),
     (lambda net: fit(y=np.array(list("abc"), object)[Y], net=net), TypeError, r"np.unique"),
     (lambda net: fit(y=np.array([b"a", b"b", b"c"])[Y].tolist(), net=net), TypeError, "np.unique"),

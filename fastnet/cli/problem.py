@@ -13,9 +13,9 @@ from .common import UsageError
 from .model import CLASSES, NUMBERS, Card
 
 if TYPE_CHECKING:
-    from ..network import Sequential
     from ..optimizers import Optimizer
     from ..readers import Dataset
+    from ..sequential import Sequential
 
 #: Up to so many rows a data set counts as small: more epochs, smaller batches.
 SMALL = 10_000
@@ -118,7 +118,7 @@ def _hold_out(data: Dataset, share: float | None, seed: int) -> tuple[Any, Any, 
 def make_network(args: argparse.Namespace, problem: Problem) -> Sequential:
     """Input, scaling, hidden layers with dropout, output."""
     from .. import layers
-    from ..network import Sequential
+    from ..sequential import Sequential
 
     x, card = problem.x, problem.card
     chain: list[Any] = [layers.Input(x.shape[1:])]

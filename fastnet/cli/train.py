@@ -41,8 +41,8 @@ from .problem import (
 
 if TYPE_CHECKING:
     from ..history import History
-    from ..network import Sequential
     from ..optimizers import Optimizer
+    from ..sequential import Sequential
     from ..trainer import Trainer
 
 HELP = "train a network and save it (default: on handwritten digits)"
