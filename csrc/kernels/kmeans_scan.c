@@ -287,28 +287,32 @@ static bool distances(float *products, const float *half, float squares, int64_t
     return good;
 }
 
-FN_INLINE void move_row(const void *row, bool wide, const double *shift, double weight, int64_t n,
-                        double *to, double *from) {
+FN_INLINE void move_row(const void *row, bool wide, const double *origin, bool weighted,
+                        double weight, int64_t n, double *to, double *from) {
     const vd w = weight - (vd){0};
     int64_t j = 0;
     for (; j + WIDE <= n; j += WIDE) {
-        const vd x = w * (columns(row, wide, j) - *(const vd_loose *)(shift + j));
+        vd x = columns(row, wide, j);
+        if (origin) x -= *(const vd_loose *)(origin + j);
+        if (weighted) x *= w;
         *(vd_loose *)(to + j) += x;
         if (from) *(vd_loose *)(from + j) -= x;
     }
     for (; j < n; j++) {
-        const double x = weight * (column(row, wide, j) - shift[j]);
+        const double x = weight * (column(row, wide, j) - (origin ? origin[j] : 0));
         to[j] += x;
         if (from) from[j] -= x;
     }
 }
 
-static void move(const void *row, bool wide, const double *shift, double weight, int64_t n,
+static void move(const void *row, bool wide, const double *origin, double weight, int64_t n,
                  double *to, double *from) {
-    if (wide)
-        move_row(row, true, shift, weight, n, to, from);
+    if (!wide && !origin && weight == 1)
+        move_row(row, false, NULL, false, 1, n, to, from);
+    else if (wide)
+        move_row(row, true, origin, true, weight, n, to, from);
     else
-        move_row(row, false, shift, weight, n, to, from);
+        move_row(row, false, origin, true, weight, n, to, from);
 }
 
 /* Outward by a few roundings: bounds stay bounds. */

@@ -26,7 +26,7 @@ static float *floats(char **memory, size_t count) {
     return (float *)start;
 }
 
-enum { IN_PLACE_TILES = 4, MOST_GROUP = 8 }; /* register tiles that share a panel; rows of one */
+enum { IN_PLACE_TILES = 4 }; /* register tiles that share a panel */
 
 /* Lay a space out at `memory` (or measure it: NULL); returns its bytes. */
 static size_t lay_out(const fn_km *km, char *memory, space **out) {
@@ -348,7 +348,7 @@ static void project_block(job *w, const int32_t *list, int count) {
     for (int i = 0; i < block; i++) {
         s->squares[i] = error[i];
         s->outside[i] = error[i - block];
-        s->error[i] = error[i] = sqrtf(error[i]) * km->error_root * up;
+        s->error[i] = error[i] = fn_km_point_error(km, error[i]);
     }
     if (km->first) kernel->nearest(&km->scan, s->block, s->best, s->second, s->index);
     for (int i = 0; i < block; i++) {
@@ -426,7 +426,7 @@ static bool begin(job *w, int i, int at, float *products, float length, int64_t 
     int32_t a, rival;
     if (!settle(w, at, products, length, ld, top, &a)) return false;
     s->outside[i] = point[km->p], s->squares[i] = point[km->p + 1];
-    s->error[i] = sqrtf(s->squares[i]) * km->error_root * up;
+    s->error[i] = fn_km_point_error(km, s->squares[i]);
     products[a] = -INFINITY;
     km->kernel->lowest(products, km->place_half, km->place_error, length, ld, &second, &third,
                        &rival);
@@ -466,7 +466,7 @@ static void multiply_in_place(job *w, int count) {
     const int64_t ld = (km->k + lanes - 1) / lanes * lanes, room = km->d + FN_KM_PAD;
     const char *start = (const char *)km->data.values + w->first * km->data.row_bytes;
     for (int first = 0; first < count; first += group * IN_PLACE_TILES) {
-        const float *x[IN_PLACE_TILES][MOST_GROUP];
+        const float *x[IN_PLACE_TILES][FN_KM_MOST_ROWS];
         int64_t used[IN_PLACE_TILES];
         int rows[IN_PLACE_TILES], tiles = 0;
         float most[IN_PLACE_TILES];

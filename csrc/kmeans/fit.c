@@ -25,8 +25,8 @@ static void choose_tiles(fn_km *km) {
     tiles = tiles < 16 ? 16 : tiles > 64 ? 64 : tiles;
     km->tile_rows = (int)tile;
     km->chunk_rows = tile * tiles;
-    km->slice = km->d < 128 ? 16 : 64; /* whole cache lines of a row */
-    km->sliced = km->d > 64 || km->k * km->d > 32768;
+    km->slice = km->d < 128 ? 16 : km->d < 512 ? 64 : 128; /* whole cache lines of a row */
+    km->sliced = km->k * km->d > 32768;
     km->groups = km->sliced || km->n < 2048 ? 1 : km->n < 16384 ? (int)(km->n / 1024) : 16;
 }
 
@@ -44,7 +44,7 @@ static int projection_columns(const fn_km *km, size_t max_bytes) {
  * zeros. A panel of centres stays in the second-level cache. */
 static bool can_read_in_place(const fn_km *km) {
     const bool plain = !km->data.indptr && !km->data.cosine && km->data.dtype == FN_F32;
-    return plain && km->purpose != FN_KM_READ && km->d <= 4096 && km->spread > 0.25;
+    return plain && km->purpose != FN_KM_READ && km->d <= 4096 && !km->centered;
 }
 
 /* Whether the rows of this iteration are scored in place. */
@@ -69,6 +69,7 @@ static bool choose_mode(fn_km *km, size_t max_bytes) {
     /* before anything is known of a row, a projection leaves a few centres to look at */
     km->begin_in_place = km->k <= FEW_CENTERS && can_read_in_place(km);
     km->scan.q = p + 2;
+    if (can_read_in_place(km) && !fn_km_pack_basis(km)) return false;
     km->projected_ld = (p + 2 + 3) / 4 * 4;
     km->projected = fn_km_alloc(km, (size_t)km->n * (size_t)km->projected_ld * sizeof(float));
     return km->projected != NULL;
@@ -121,6 +122,7 @@ static bool allocate(fn_km *km) {
     const size_t k = (size_t)km->k, d = (size_t)km->d, kd = k * d, one = sizeof(double);
     const size_t tiles = (size_t)(km->chunk_rows / km->tile_rows);
     bool ok = (km->mean = fn_km_alloc(km, d * one)) && (km->shift = fn_km_alloc(km, d * one));
+    ok = ok && (km->origin = fn_km_alloc(km, d * one));
     ok = ok && (km->shift32 = fn_km_alloc(km, (size_t)km->ld * sizeof(float)));
     ok = ok && (km->centers = fn_km_alloc(km, kd * one));
     if (km->purpose == FN_KM_ITERATE) {
@@ -189,14 +191,15 @@ fn_km *fn_km_new_rows(const fn_km_data *data, int64_t k, int threads) {
 void fn_km_free(fn_km *km) {
     if (!km) return;
     void *all[] = {
-        km->mean,        km->shift,      km->shift32,     km->centers,     km->previous,
-        km->sums,        km->sums_low,   km->weights,     km->weights_low, km->members,
-        km->fixed,       km->labels,     km->moves,       km->n_moves,     km->tile_computed,
-        km->scratch,     km->moved,      km->rounded,     km->lengths,     km->scan.coords,
-        km->scan.packed, km->scan.half,  km->scan.slack,  km->drift,       km->drift_others,
-        km->apart,       km->left_drift, km->upper,       km->lower,       km->rival,
-        km->rival_lower, km->extra,      km->rival_extra, km->basis,       km->projected,
-        km->spaces,      km->panels,     km->place_half,  km->place_error, km->place_slack};
+        km->origin,        km->mean,        km->shift,      km->shift32,     km->centers,
+        km->previous,      km->sums,        km->sums_low,   km->weights,     km->weights_low,
+        km->members,       km->fixed,       km->labels,     km->moves,       km->n_moves,
+        km->tile_computed, km->scratch,     km->moved,      km->rounded,     km->lengths,
+        km->scan.coords,   km->scan.packed, km->scan.half,  km->scan.slack,  km->drift,
+        km->drift_others,  km->apart,       km->left_drift, km->upper,       km->lower,
+        km->rival,         km->rival_lower, km->extra,      km->rival_extra, km->basis,
+        km->basis_panels,  km->basis_shift, km->projected,  km->spaces,      km->panels,
+        km->place_half,    km->place_error, km->place_slack};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     fn_km_rows_end(&km->rows);
     fn_free(km);

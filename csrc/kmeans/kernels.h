@@ -56,8 +56,9 @@ typedef struct fn_km_kernels {
      */
     double (*survey)(const void *row, bool wide, const double *shift, double weight, int64_t d,
                      double *sum);
-    /* to += weight * (row - shift), from -= the same unless NULL; n columns. */
-    void (*move)(const void *row, bool wide, const double *shift, double weight, int64_t n,
+    /* to += weight * (row - origin), from -= the same; n columns. Origin NULL: 0; from may be NULL.
+     */
+    void (*move)(const void *row, bool wide, const double *origin, double weight, int64_t n,
                  double *to, double *from);
     /* Sums over columns of x * y, in 4 vectors: the rounding error is at most (d / (4 lanes) + 10)
      * units of |x| |y|. */

@@ -34,18 +34,20 @@ struct fn_km {
     int64_t n, d, k;
     int threads, most_threads; /* asked for; what there is memory for */
     double *mean, *shift;
-    double spread;               /* of a sample: mean |x - shift|^2 over |shift|^2 */
+    double
+        *origin; /* (d): what is taken off a row in sums: the shift, or 0 where that is not far */
     atomic_bool not_finite;      /* decide() met a row with NaN or infinity */
     double total;                /* sum of w |x - shift|^2 */
     double variance;             /* of a column, weighted, on average */
     int64_t bad_row, bad_column; /* a value that is NaN or infinite, or -1 */
     double *centers, *previous;  /* (k, d); previous and the sums: to iterate */
     uint8_t *fixed;
-    double *sums, *sums_low;       /* (k, d) of w (x - shift), unevaluated sum of two: no drift */
+    double *sums, *sums_low;       /* (k, d) of w (x - origin), unevaluated sum of two: no drift */
     double *weights, *weights_low; /* (k), likewise */
     int64_t *members;              /* (k): points of positive weight */
     double *moved; /* (groups, k, d + 2): columns, weight and members moved this iteration */
     bool no_sums;  /* labels alone are wanted */
+    bool centered; /* origin is the shift */
     bool sliced;   /* one group, tasks are slices of columns; else a task a group */
     int32_t *labels;
     bool converged; /* the last iteration moved nothing: labels belong to the centres, unless ... */
@@ -83,7 +85,10 @@ struct fn_km {
     int p;
     float *basis; /* (d, p) */
     double basis_error;
-    float *projected; /* (n, projected_ld): p coordinates, what they leave out, |x|^2 */
+    float *basis_panels; /* where rows are projected in place: as kernel->products reads it, and */
+    double *basis_shift; /* (p): what the shift adds to such products */
+    float raw_length;    /* |shift|, by which a row may be longer than it is centred; else 0 */
+    float *projected;    /* (n, projected_ld): p coordinates, what they leave out, |x|^2 */
     int64_t projected_ld;
     char *spaces; /* per thread: see assign.c */
     size_t space_bytes;
@@ -108,7 +113,11 @@ typedef struct {
     double *row;
 } fn_km_space;
 
-enum { FN_KM_MOST_FOUND = 8192, FN_KM_PAD = 32 }; /* candidates of a block; floats past an end */
+enum {
+    FN_KM_MOST_FOUND = 8192,
+    FN_KM_PAD = 32,
+    FN_KM_MOST_ROWS = 8
+}; /* candidates of a block; floats past an end; rows of a register tile */
 
 void *fn_km_alloc(fn_km *km, size_t bytes);
 int fn_km_threads(const fn_km *km, double ns, int phases);
@@ -135,8 +144,12 @@ void fn_km_pack(fn_km_scan *scan, int64_t first, int64_t end);
 double fn_km_part_error(int64_t d);
 size_t fn_km_prepare_bytes(const fn_km *km);
 bool fn_km_find_basis(fn_km *km, int p, double most_outside);
+bool fn_km_pack_basis(fn_km *km);
+float fn_km_point_error(const fn_km *km, float squares);
 void fn_km_project_rows(fn_km *km, int64_t first, int count, const float *rows,
                         const double *squares);
+void fn_km_project_in_place(fn_km *km, int64_t first, int count, const double *squares,
+                            float *room);
 bool fn_km_now_in_place(const fn_km *km);
 size_t fn_km_space_bytes(const fn_km *km);
 fn_km_space *fn_km_space_of(fn_km *km, int thread);

@@ -15,7 +15,7 @@ static void copy_sums(const fn_km *km, double *sums, double *counts) {
         for (int g = 1; g < km->groups; g++)
             for (int64_t c = 0; c <= d; c++) first[c] += first[g * km->k * width + c];
         counts[j] += first[d];
-        for (int64_t c = 0; c < d; c++) sums[j * d + c] += first[c] + first[d] * km->shift[c];
+        for (int64_t c = 0; c < d; c++) sums[j * d + c] += first[c] + first[d] * km->origin[c];
     }
 }
 

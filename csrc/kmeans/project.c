@@ -131,7 +131,7 @@ bool fn_km_find_basis(fn_km *km, int p, double most_outside) {
 enum { PART = 112 };
 
 double fn_km_part_error(int64_t d) {
-    return (double)(d < PART ? d : PART) + (double)((d + PART - 1) / PART) + 2;
+    return (double)(d < PART ? d : PART) + (double)((d + PART - 1) / PART) + 4;
 }
 
 /* out (count, p) = rows (count, d) @ basis, in parts. */
@@ -142,21 +142,96 @@ void fn_km_project_points(const fn_km *km, const float *rows, int64_t ld, int64_
                  km->basis + c * km->p, km->p, c ? 1 : 0, out, out_ld);
 }
 
-/* Rows [first, first + count) to km->projected: coordinates, what they leave out, |x|^2. */
-void fn_km_project_rows(fn_km *km, int64_t first, int count, const float *rows,
-                        const double *squares) {
+/* How wrong the projected score of a row may be, less the part of the centre. */
+float fn_km_point_error(const fn_km *km, float squares) {
+    return (sqrtf(squares) + km->raw_length) * km->error_root * (1.0f + 0x1p-20f);
+}
+
+/* Behind p coordinates: what they leave out, |x|^2. */
+static void finish_point(const fn_km *km, float *point, double squares) {
     const int p = km->p;
-    const int64_t ld = km->projected_ld;
-    float *out = km->projected + first * ld;
     const double slop =
         4 * (km->basis_error + (sqrt((double)p) * fn_km_part_error(km->d) + p) * 0x1p-24);
+    const double length = sqrt(squares);
+    double inside[4] = {
+        0}; /* four sums, which need not wait for each other; p is a multiple of 8 */
+    for (int l = 0; l < p; l += 4)
+        for (int i = 0; i < 4; i++) inside[i] += (double)point[l + i] * (double)point[l + i];
+    double left = squares - ((inside[0] + inside[1]) + (inside[2] + inside[3]));
+    left = (left > 0 ? left : 0) + slop * length * (length + (double)km->raw_length);
+    point[p] = (float)sqrt(left) * (1.0f + 0x1p-20f);
+    point[p + 1] = (float)squares;
+}
+
+/* Rows [first, first + count) to km->projected. */
+void fn_km_project_rows(fn_km *km, int64_t first, int count, const float *rows,
+                        const double *squares) {
+    const int64_t ld = km->projected_ld;
+    float *out = km->projected + first * ld;
     fn_km_project_points(km, rows, km->ld, count, out, ld);
-    for (int i = 0; i < count; i++) {
-        float *point = out + i * ld;
-        double left = squares[i];
-        for (int l = 0; l < p; l++) left -= (double)point[l] * (double)point[l];
-        left = (left > 0 ? left : 0) + slop * squares[i];
-        point[p] = (float)sqrt(left) * (1.0f + 0x1p-20f);
-        point[p + 1] = (float)squares[i];
+    for (int i = 0; i < count; i++) finish_point(km, out + i * ld, squares[i]);
+}
+
+/* ---- rows where they lie: columns that are zero in a register tile of rows are left out ---- */
+
+/* The basis in panels, for rows that are not centred; false if memory ends. */
+bool fn_km_pack_basis(fn_km *km) {
+    const int p = km->p, lanes = km->kernel->lanes;
+    const int64_t d = km->d;
+    km->basis_panels = fn_km_alloc(km, (size_t)(p + FN_KM_PAD) * (size_t)d * sizeof(float));
+    km->basis_shift = fn_km_alloc(km, (size_t)p * sizeof(double));
+    if (!km->basis_panels || !km->basis_shift) return false;
+    double squares = 0;
+    for (int64_t c = 0; c < d; c++) {
+        squares += km->shift[c] * km->shift[c];
+        for (int l = 0; l < p; l++) {
+            const int width = fn_panel_width(p, l, lanes), panel = l / (2 * lanes) * (2 * lanes);
+            km->basis_panels[panel * d + c * width + (l - panel)] = km->basis[c * p + l];
+            km->basis_shift[l] += km->shift[c] * (double)km->basis[c * p + l];
+        }
+    }
+    km->raw_length = (float)sqrt(squares) * (1.0f + 0x1p-20f);
+    return true;
+}
+
+/* out (rows, ld) = x @ basis over the columns of `where` (NULL: all), a part at a time. */
+static void multiply_basis(const fn_km *km, int rows, const float *const *x, int64_t used,
+                           const int32_t *where, float *out, float *part, int64_t ld) {
+    const int lanes = km->kernel->lanes;
+    for (int64_t at = 0; at < used || at == 0; at += PART) {
+        const int64_t count = used - at < PART ? used - at : PART;
+        for (int l = 0; l < km->p; l += 2 * lanes) {
+            const int width = fn_panel_width(km->p, l, lanes);
+            km->kernel->products(rows, x, count, where + at, km->basis_panels + l * km->d, width,
+                                 (at ? part : out) + l, ld);
+        }
+        if (!at) continue;
+        for (int64_t e = 0; e < rows * ld; e++) out[e] += part[e];
+    }
+}
+
+/* Rows [first, first + count) to km->projected. Room: for ld + PAD + 2 MOST_ROWS (p + PAD) floats.
+ */
+void fn_km_project_in_place(fn_km *km, int64_t first, int count, const double *squares,
+                            float *room) {
+    const int p = km->p, group = km->kernel->group;
+    const int64_t ld = (p + km->kernel->lanes - 1) / km->kernel->lanes * km->kernel->lanes;
+    const char *start = (const char *)km->data.values + first * km->data.row_bytes;
+    int32_t *where = (int32_t *)room;
+    float *sums = room + km->ld + FN_KM_PAD, *part = sums + group * ld;
+    for (int at = 0; at < count; at += group) {
+        const int rows = count - at < group ? count - at : group;
+        const float *x[FN_KM_MOST_ROWS];
+        float most;
+        for (int i = 0; i < rows; i++)
+            x[i] = (const float *)(start + (at + i) * km->data.row_bytes);
+        const int64_t used = km->kernel->columns(rows, x, km->d, where, &most);
+        multiply_basis(km, rows, x, used, where, sums, part, ld);
+        for (int i = 0; i < rows; i++) {
+            float *point = km->projected + (first + at + i) * km->projected_ld;
+            for (int l = 0; l < p; l++)
+                point[l] = (float)((double)sums[i * ld + l] - km->basis_shift[l]);
+            finish_point(km, point, squares[at + i]);
+        }
     }
 }

@@ -127,7 +127,8 @@ fn_status fn_km_center(fn_km *km) {
         km->shift[j] = (double)km->shift32[j];
         off += km->shift[j] * km->shift[j];
     }
-    km->spread = off > 0 ? squares / (double)rows / off - 1 : INFINITY;
+    km->centered = off > 0 && !(squares / (double)rows > 1.25 * off);
+    if (km->centered) memcpy(km->origin, km->shift, (size_t)km->d * sizeof(double));
     return FN_OK;
 }
 
@@ -161,6 +162,10 @@ static void survey_run(void *context, int tile, int thread) {
             sum[d + 1] += weight * squares[i];
         }
         if (!km->projected) continue;
+        if (km->basis_panels) {
+            fn_km_project_in_place(km, first, count, squares, rows);
+            continue;
+        }
         fn_km_load(km, first, NULL, count, rows, km->ld, row);
         fn_km_project_rows(km, first, count, rows, squares);
     }

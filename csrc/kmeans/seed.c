@@ -49,7 +49,7 @@ static bool prune(const seeding *s, fn_km_space *space, int64_t first, int count
     float *error = space->block + (size_t)(p + 1) * block;
     for (int i = 0; i < block; i++) {
         const float squares = error[i], near = s->closest[first + (i < count ? i : 0)];
-        error[i] = sqrtf(squares) * km->error_root * (1 + 0x1p-20f);
+        error[i] = fn_km_point_error(km, squares);
         space->limit[i] = 0.5f * (near - squares) + (near + squares) * km->square_error;
         if (i >= count) space->limit[i] = -INFINITY;
         if (!(squares < FN_KM_LARGE)) return false;

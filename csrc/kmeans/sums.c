@@ -31,7 +31,7 @@ static void move_row(const fn_km *km, int64_t index, int32_t old, int64_t c0, in
     bool wide;
     const void *values = fn_km_peek(&km->rows, index, c0, row, &wide);
     double *to = sums + km->labels[index] * width, *from = old < 0 ? NULL : sums + old * width;
-    km->kernel->move(values, wide, km->shift + c0, weight, c1 - c0, to + c0,
+    km->kernel->move(values, wide, km->centered ? km->origin + c0 : NULL, weight, c1 - c0, to + c0,
                      from ? from + c0 : NULL);
     if (c0) return;
     to[d] += weight;
@@ -93,15 +93,17 @@ void fn_km_merge(fn_km *km) {
 double fn_km_inertia_of_sums(const fn_km *km) {
     double sum = km->total;
     for (int64_t j = 0; j < km->k; j++) {
+        const double weight = km->weights[j] + km->weights_low[j];
         double product = 0, squares = 0;
         if (!km->members[j]) continue;
         for (int64_t c = 0; c < km->d; c++) {
             const int64_t e = j * km->d + c;
             const double center = km->centers[e] - km->shift[c];
-            product += center * (km->sums[e] + km->sums_low[e]);
+            const double moved = weight * (km->origin[c] - km->shift[c]);
+            product += center * (km->sums[e] + km->sums_low[e] + moved);
             squares += center * center;
         }
-        sum += (km->weights[j] + km->weights_low[j]) * squares - 2 * product;
+        sum += weight * squares - 2 * product;
     }
     return sum > 1e-5 * km->total ? sum : -1;
 }
@@ -144,7 +146,7 @@ static fn_status relocate(const fn_km *km, double *sums, double *weights, int n_
             const double weight = fn_km_weight(&km->data, i);
             fn_km_row(&km->rows, i, row);
             for (int64_t c = 0; c < km->d; c++) {
-                const double x = weight * (row[c] - km->shift[c]);
+                const double x = weight * (row[c] - km->origin[c]);
                 sums[from * km->d + c] -= x;
                 sums[j * km->d + c] = x;
             }
@@ -180,7 +182,7 @@ static void place(fn_km *km, const double *sums, const double *weights) {
         double *center = km->centers + j * d;
         if (!(weights[from] > 0)) continue;
         for (int64_t c = 0; c < d; c++)
-            center[c] = km->shift[c] + sums[from * d + c] / weights[from];
+            center[c] = km->origin[c] + sums[from * d + c] / weights[from];
         if (km->data.cosine) normalise(center, d);
     }
 }
