@@ -208,18 +208,28 @@ static void remember(job *w, int i, int at, int32_t label, float bound, int32_t 
     set_extra(w, at, extra, other);
 }
 
+/* What a float32 score on all columns of a row (|x| at most `length`) may be wrong by. */
+static float whole_error(const fn_km *km, float length, int32_t j) {
+    if (!km->place_half) return km->dot_error * (length * km->lengths[j] + km->scan.half[j]);
+    return km->dot_error * length * km->lengths[j] + km->place_slack[j];
+}
+
 /* All columns of one point against its own centre `a` and candidates s->evaluated[0..n); `rest`: a
  * lower score bound of all others. */
 static void resolve(job *w, int i, int at, float rest) {
     fn_km *km = w->km;
     space *s = w->s;
-    const float squares = s->squares[i], length = sqrtf(squares) * up;
+    const float squares = s->squares[i], length = (sqrtf(squares) + km->raw_length) * up;
+    const float *half = km->place_half ? km->place_half : km->scan.half, *row = s->rows;
     const int32_t a = s->index[i];
-    fn_km_load(km, w->first + at, NULL, 1, s->rows, km->ld, s->row);
+    if (km->place_half)
+        row = (const float *)((const char *)km->data.values + (w->first + at) * km->data.row_bytes);
+    else
+        fn_km_load(km, w->first + at, NULL, 1, s->rows, km->ld, s->row);
     int n = 0, best = 0;
     s->evaluated[n++] = a;
-    s->scores[0] = km->scan.half[a] - km->kernel->dot(s->rows, km->rounded + a * km->ld, km->d);
-    float bound = s->scores[0] + km->dot_error * (length * km->lengths[a] + km->scan.half[a]);
+    s->scores[0] = half[a] - km->kernel->dot(row, km->rounded + a * km->ld, km->d);
+    float bound = s->scores[0] + whole_error(km, length, a);
     for (int32_t f = s->head[i]; f >= 0; f = s->next[f]) {
         const int32_t j = s->found[f].center;
         if (j == a) continue;
@@ -227,9 +237,8 @@ static void resolve(job *w, int i, int at, float rest) {
             rest = s->found[f].score < rest ? s->found[f].score : rest;
             continue;
         }
-        const float half = km->scan.half[j];
-        const float score = half - km->kernel->dot(s->rows, km->rounded + j * km->ld, km->d);
-        const float error = km->dot_error * (length * km->lengths[j] + half);
+        const float score = half[j] - km->kernel->dot(row, km->rounded + j * km->ld, km->d);
+        const float error = whole_error(km, length, j);
         s->evaluated[n] = j;
         s->scores[n] = score;
         if (score < s->scores[best]) best = n;
@@ -242,7 +251,7 @@ static void resolve(job *w, int i, int at, float rest) {
     float nearest = INFINITY; /* the rival's lower score bound */
     for (int c = 0; c < n; c++) {
         const int32_t j = s->evaluated[c];
-        const float error = km->dot_error * (length * km->lengths[j] + km->scan.half[j]);
+        const float error = whole_error(km, length, j);
         const float low = s->scores[c] - error;
         if (c == best || low <= bound) {
             s->evaluated[close++] = j;

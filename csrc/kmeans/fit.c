@@ -88,8 +88,9 @@ static bool allocate_scan(fn_km *km) {
     ok = ok && (km->scan.coords = fn_km_alloc(km, k * (size_t)km->scan.q * one));
     ok = ok && (km->scan.packed = fn_km_alloc(km, padded * (size_t)km->scan.q * one));
     ok = ok && (km->scan.half = fn_km_alloc(km, padded * one));
-    if (km->in_place || km->begin_in_place) {
+    if (km->in_place || km->begin_in_place)
         ok = ok && (km->panels = fn_km_alloc(km, (k + FN_KM_PAD) * (size_t)km->d * one));
+    if (km->in_place || km->basis_panels) {
         ok = ok && (km->place_half = fn_km_alloc(km, (k + FN_KM_PAD) * one));
         ok = ok && (km->place_error = fn_km_alloc(km, (k + FN_KM_PAD) * one));
         ok = ok && (km->place_slack = fn_km_alloc(km, k * one));

@@ -93,25 +93,29 @@ void fn_km_pack(fn_km_scan *scan, int64_t first, int64_t end) {
                 scan->coords[j * q + l];
 }
 
-/* Centre j for rows that are read in place: a column of its panel, and x.c = (x - shift).c +
- * shift.c, the last of which is part of `half`. Products of m columns that are not zero are wrong
- * by (m + 16) units of |x| |c|; place_error is that for all of them. */
+/* Centre j for rows that are not centred: x.c = (x - shift).c + shift.c, the last of which is part
+ * of `half`. Products of m columns that are not zero are wrong by (m + 16) units of |x| |c|;
+ * place_error is that for all of them. */
 static void place_center(fn_km *km, int64_t j) {
-    const int lanes = km->kernel->lanes, width = fn_panel_width(km->k, j, lanes);
-    const int64_t panel = j / (2 * lanes) * (2 * lanes), d = km->d;
-    const double *center = km->centers + j * d;
-    float *to = km->panels + panel * d + (j - panel);
+    const double *center = km->centers + j * km->d;
     double half = 0, terms = 0;
-    for (int64_t c = 0; c < d; c++) {
+    for (int64_t c = 0; c < km->d; c++) {
         const double x = center[c] - km->shift[c];
-        to[c * width] = km->rounded[j * km->ld + c];
         half += x * (0.5 * x + km->shift[c]);
         terms += fabs(x) * (0.5 * fabs(x) + fabs(km->shift[c]));
     }
-    const double bias = 1.1 * (16 * unit * fabs(half) + terms * (double)(d + 4) * 0x1p-52);
+    const double bias = 1.1 * (16 * unit * fabs(half) + terms * (double)(km->d + 4) * 0x1p-52);
     km->place_half[j] = (float)half - ((float)bias * up + 1e-36f);
     km->place_slack[j] = 2.5f * ((float)bias * up + 1e-36f);
-    km->place_error[j] = km->lengths[j] * (float)((double)(d + 16) * unit * 1.1) * up;
+    km->place_error[j] = km->lengths[j] * (float)((double)(km->d + 16) * unit * 1.1) * up;
+}
+
+/* Centre j as a column of its panel. */
+static void panel_center(fn_km *km, int64_t j) {
+    const int lanes = km->kernel->lanes, width = fn_panel_width(km->k, j, lanes);
+    const int64_t panel = j / (2 * lanes) * (2 * lanes);
+    float *to = km->panels + panel * km->d + (j - panel);
+    for (int64_t c = 0; c < km->d; c++) to[c * width] = km->rounded[j * km->ld + c];
 }
 
 static void prepare_run(void *context, int tile, int thread) {
@@ -129,7 +133,8 @@ static void prepare_run(void *context, int tile, int thread) {
         }
         km->lengths[j] = (float)sqrt(squares) * up;
         const float half = (float)(0.5 * squares), bias = half * km->half_error + 1e-36f;
-        if (fn_km_now_in_place(km)) place_center(km, j);
+        if (km->place_half) place_center(km, j);
+        if (fn_km_now_in_place(km)) panel_center(km, j);
         km->scan.half[j] = half - bias;
         km->scan.slack[j] = 2.5f * bias;
         if (km->mode == FN_KM_MODE_NARROW) {
