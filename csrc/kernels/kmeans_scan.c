@@ -112,6 +112,41 @@ static int below(const fn_km_scan *scan, const float *block, const float *limit,
     return n;
 }
 
+static int32_t least(const float *scores, int64_t k) {
+    vf lowest = v_load(scores);
+    for (int64_t j = LANES; j < k; j += LANES) lowest = v_min(lowest, v_load(scores + j));
+    float one = lowest[0];
+    for (int i = 1; i < LANES; i++) one = lowest[i] < one ? lowest[i] : one;
+    for (int64_t j = 0; j < k; j++)
+        if (scores[j] == one) return (int32_t)j;
+    return 0;
+}
+
+static int pick(const float *scores, int64_t k, float limit, fn_km_candidate *found, int most,
+                float *rest) {
+    const vf bound = v_set(limit);
+    vf lowest = v_set(INFINITY);
+    int n = 0;
+    for (int64_t j = 0; j < k; j += LANES) {
+        const vf s = v_load(scores + j);
+        const vi mask = s < bound;
+        if (!v_any(mask)) {
+            lowest = v_min(lowest, s);
+            continue;
+        }
+        lowest = v_min(lowest, choose(mask, v_set(INFINITY), s));
+        if (n + LANES > most) return -1;
+        for (unsigned bits = lanes_of(mask); bits; bits &= bits - 1) {
+            const int i = __builtin_ctz(bits);
+            found[n++] = (fn_km_candidate){(int32_t)j + i, 0, scores[j + i]};
+        }
+    }
+    float one = lowest[0];
+    for (int i = 1; i < LANES; i++) one = lowest[i] < one ? lowest[i] : one;
+    *rest = one;
+    return n;
+}
+
 static float dot(const float *x, const float *y, int64_t d) {
     vf sum[4] = {{0}, {0}, {0}, {0}};
     int64_t i = 0;
@@ -409,6 +444,8 @@ const fn_km_kernels FN_LEVELED(kmeans) = {
     .transpose = transpose,
     .nearest = nearest,
     .below = below,
+    .least = least,
+    .pick = pick,
     .dot = dot,
     .gap = gap,
     .distance = distance,

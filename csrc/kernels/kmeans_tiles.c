@@ -67,9 +67,10 @@ int64_t FN_LEVELED(km_columns)(int rows, const float *const *x, int64_t d, int32
 }
 
 void FN_LEVELED(km_products)(int rows, const float *const *x, int64_t count, const int32_t *where,
-                             const float *panel, int width, float *out, int64_t ld) {
+                             const float *panel, int width, const float *bias, float *out,
+                             int64_t ld) {
     if (width > LANES)
-        forward_rows(rows, 2, count, where, x, panel, NULL, out, ld);
+        forward_rows(rows, 2, count, where, x, panel, bias, out, ld);
     else
-        forward_rows(rows, 1, count, where, x, panel, NULL, out, ld);
+        forward_rows(rows, 1, count, where, x, panel, bias, out, ld);
 }

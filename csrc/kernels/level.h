@@ -28,7 +28,8 @@ extern const struct fn_km_kernels FN_LEVELED(kmeans);
 int64_t FN_LEVELED(km_columns)(int rows, const float *const *x, int64_t d, int32_t *where,
                                float *most);
 void FN_LEVELED(km_products)(int rows, const float *const *x, int64_t count, const int32_t *where,
-                             const float *panel, int width, float *out, int64_t ld);
+                             const float *panel, int width, const float *bias, float *out,
+                             int64_t ld);
 double FN_LEVELED(fma_peak)(double seconds);
 void FN_LEVELED(vmath)(const char *function, int64_t n, const float *x, float *y);
 

@@ -82,7 +82,7 @@ static bool allocate_scan(fn_km *km) {
     const size_t k = (size_t)km->k, n = (size_t)km->n, one = sizeof(float);
     km->scan.k = km->k;
     km->scan.k_padded = (km->k + FN_KM_GROUP - 1) / FN_KM_GROUP * FN_KM_GROUP;
-    const size_t padded = (size_t)km->scan.k_padded;
+    const size_t padded = (size_t)km->k + FN_KM_PAD; /* whole groups, or panels */
     bool ok = (km->rounded = fn_km_alloc(km, k * (size_t)km->ld * one));
     ok = ok && (km->lengths = fn_km_alloc(km, k * one));
     ok = ok && (km->scan.coords = fn_km_alloc(km, k * (size_t)km->scan.q * one));

@@ -45,6 +45,12 @@ typedef struct fn_km_kernels {
      */
     int (*below)(const fn_km_scan *scan, const float *block, const float *limit, float *rest,
                  fn_km_candidate *found, int most);
+    /* The index of the lowest of k scores, a multiple of `lanes`. */
+    int32_t (*least)(const float *scores, int64_t k);
+    /* Those of k scores, a multiple of `lanes`, that are below a limit, in order; `rest` is the
+     * lowest of the others. Returns their number, or -1: above `most`. */
+    int (*pick)(const float *scores, int64_t k, float limit, fn_km_candidate *found, int most,
+                float *rest);
     /* |x|^2 of each point of a block of d coordinates; error: its root times error_root. */
     void (*squares)(const float *block, int d, float error_root, float *squares, float *error);
     /* The lowest of half[j] - products[j] - length * errors[j], its j, and the second lowest. */
@@ -81,10 +87,10 @@ typedef struct fn_km_kernels {
     /* Columns that are not zero in all of `rows` rows go to where (room: d and a vector more);
      * their number is returned. most: the largest |x|, NaN or infinite if one is. */
     int64_t (*columns)(int rows, const float *const *x, int64_t d, int32_t *where, float *most);
-    /* Products of those columns with a panel (d, width) of one or two vectors of centres, summed in
-     * order: out (rows, ld). */
+    /* Products of those columns (where NULL: all) with a panel (d, width) of one or two vectors of
+     * centres, summed in order from bias (width; NULL: 0): out (rows, ld). */
     void (*products)(int rows, const float *const *x, int64_t count, const int32_t *where,
-                     const float *panel, int width, float *out, int64_t ld);
+                     const float *panel, int width, const float *bias, float *out, int64_t ld);
 } fn_km_kernels;
 
 #endif

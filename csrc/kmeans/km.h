@@ -88,7 +88,8 @@ struct fn_km {
     float *basis_panels; /* where rows are projected in place: as kernel->products reads it, and */
     double *basis_shift; /* (p): what the shift adds to such products */
     float raw_length;    /* |shift|, by which a row may be longer than it is centred; else 0 */
-    float *projected;    /* (n, projected_ld): p coordinates, what they leave out, |x|^2 */
+    float *projected;    /* (n, projected_ld): p coordinates, what they leave out, the error
+                         term, |x|^2 */
     int64_t projected_ld;
     char *spaces; /* per thread: see assign.c */
     size_t space_bytes;
@@ -103,7 +104,6 @@ typedef struct {
     float *block, *rows, *products;
     float best[FN_KM_MOST_BLOCK], second[FN_KM_MOST_BLOCK], limit[FN_KM_MOST_BLOCK];
     float squares[FN_KM_MOST_BLOCK], rest[FN_KM_MOST_BLOCK];
-    float outside[FN_KM_MOST_BLOCK], error[FN_KM_MOST_BLOCK];
     bool contested[FN_KM_MOST_BLOCK];
     float own[FN_KM_MOST_BLOCK]; /* distance to the own centre, at most */
     int32_t index[FN_KM_MOST_BLOCK], head[FN_KM_MOST_BLOCK], tail[FN_KM_MOST_BLOCK];
@@ -153,7 +153,6 @@ void fn_km_project_in_place(fn_km *km, int64_t first, int count, const double *s
 bool fn_km_now_in_place(const fn_km *km);
 size_t fn_km_space_bytes(const fn_km *km);
 fn_km_space *fn_km_space_of(fn_km *km, int thread);
-void fn_km_link(fn_km_space *s, int found, int count);
 void fn_km_project_points(const fn_km *km, const float *rows, int64_t ld, int64_t count, float *out,
                           int64_t out_ld);
 void fn_km_assign_tile(fn_km *km, int tile, int thread);

@@ -147,7 +147,7 @@ float fn_km_point_error(const fn_km *km, float squares) {
     return (sqrtf(squares) + km->raw_length) * km->error_root * (1.0f + 0x1p-20f);
 }
 
-/* Behind p coordinates: what they leave out, |x|^2. */
+/* Behind p coordinates: what they leave out, the error term, |x|^2. */
 static void finish_point(const fn_km *km, float *point, double squares) {
     const int p = km->p;
     const double slop =
@@ -160,7 +160,8 @@ static void finish_point(const fn_km *km, float *point, double squares) {
     double left = squares - ((inside[0] + inside[1]) + (inside[2] + inside[3]));
     left = (left > 0 ? left : 0) + slop * length * (length + (double)km->raw_length);
     point[p] = (float)sqrt(left) * (1.0f + 0x1p-20f);
-    point[p + 1] = (float)squares;
+    point[p + 1] = fn_km_point_error(km, (float)squares);
+    point[p + 2] = (float)squares;
 }
 
 /* Rows [first, first + count) to km->projected. */
@@ -203,7 +204,7 @@ static void multiply_basis(const fn_km *km, int rows, const float *const *x, int
         for (int l = 0; l < km->p; l += 2 * lanes) {
             const int width = fn_panel_width(km->p, l, lanes);
             km->kernel->products(rows, x, count, where + at, km->basis_panels + l * km->d, width,
-                                 (at ? part : out) + l, ld);
+                                 NULL, (at ? part : out) + l, ld);
         }
         if (!at) continue;
         for (int64_t e = 0; e < rows * ld; e++) out[e] += part[e];

@@ -40,23 +40,36 @@ static void measure(const seeding *s, const float *row, int t, float *to) {
     if (gap < to[t]) to[t] = gap;
 }
 
+static void link_found(fn_km_space *s, int found, int count) {
+    for (int i = 0; i < count; i++) s->head[i] = -1;
+    for (int f = 0; f < found; f++) {
+        const int i = s->found[f].point;
+        s->next[f] = -1;
+        if (i >= count) continue;
+        if (s->head[i] < 0)
+            s->head[i] = f;
+        else
+            s->next[s->tail[i]] = f;
+        s->tail[i] = f;
+    }
+}
+
 /* The candidates that could be nearer to points of a block than `closest`, from projections. */
 static bool prune(const seeding *s, fn_km_space *space, int64_t first, int count) {
     const fn_km *km = s->km;
     const int block = km->kernel->block, p = km->p;
     const float *points = km->projected + first * km->projected_ld;
-    km->kernel->transpose(points, km->projected_ld, NULL, count, p + 2, space->block);
-    float *error = space->block + (size_t)(p + 1) * block;
+    km->kernel->transpose(points, km->projected_ld, NULL, count, p + 3, space->block);
+    const float *lengths = space->block + (size_t)(p + 2) * block;
     for (int i = 0; i < block; i++) {
-        const float squares = error[i], near = s->closest[first + (i < count ? i : 0)];
-        error[i] = fn_km_point_error(km, squares);
+        const float squares = lengths[i], near = s->closest[first + (i < count ? i : 0)];
         space->limit[i] = 0.5f * (near - squares) + (near + squares) * km->square_error;
         if (i >= count) space->limit[i] = -INFINITY;
         if (!(squares < FN_KM_LARGE)) return false;
     }
     const int found = km->kernel->below(&s->scan, space->block, space->limit, space->rest,
                                         space->found, FN_KM_MOST_FOUND);
-    if (found >= 0) fn_km_link(space, found, count);
+    if (found >= 0) link_found(space, found, count);
     return found >= 0;
 }
 

@@ -1,0 +1,242 @@
+/* assign_projected.c - scores of wide rows on their projection, and all columns of what that leaves
+ * open. A point is p coordinates, what they leave out, its error term, and |x|^2.
+ */
+#include <math.h>
+
+#include "kmeans/assign.h"
+
+typedef fn_km_space space;
+typedef fn_km_job job;
+
+static const float *point_of(const job *w, int at) {
+    return w->km->projected + (w->first + at) * w->km->projected_ld;
+}
+
+/* The parts of a projected score that make it a lower bound: what is left out, and the error. */
+static float residue(const fn_km *km, const float *point, int32_t j) {
+    const float *c = km->scan.coords + (int64_t)j * km->scan.q;
+    return point[km->p] * c[km->p] + point[km->p + 1] * c[km->p + 1];
+}
+
+float fn_km_projected_score(const fn_km *km, const float *point, int32_t j) {
+    return km->scan.half[j] +
+           km->kernel->dot(point, km->scan.coords + (int64_t)j * km->scan.q, km->p);
+}
+
+/* Keep what is known of a point after it was looked at on all columns: its score to `label` is at
+ * most `bound`, to `rival` (unless negative) at least `nearest`; projected they are the models. */
+void fn_km_remember(job *w, int at, int32_t label, float bound, float label_model, int32_t rival,
+                    float nearest, float rival_model) {
+    const fn_km *km = w->km;
+    const float *point = point_of(w, at), outside = point[km->p], error = point[km->p + 1];
+    const int q = km->scan.q;
+    const float *c = km->scan.coords + (int64_t)label * q;
+    const float drift = outside * km->left_drift[label];
+    const float sizes = fabsf(bound) + fabsf(label_model) + drift - outside * c[km->p];
+    const float extra = bound - label_model - error * c[q - 1] * up - drift + sizes * (up - 1);
+    float other = -INFINITY;
+    if (rival >= 0) {
+        c = km->scan.coords + (int64_t)rival * q;
+        const float there = rival_model + km->scan.slack[rival];
+        const float moved = outside * km->left_drift[rival];
+        const float less = fabsf(nearest) + fabsf(there) + moved - outside * c[km->p];
+        other = nearest - there + error * c[q - 1] * up + moved - less * (up - 1);
+    }
+    set_extra(w, at, extra, other);
+}
+
+/* What a float32 score on all columns of a row (|x| at most `length`) may be wrong by. */
+static float whole_error(const fn_km *km, float length, int32_t j) {
+    if (!km->place_half) return km->dot_error * (length * km->lengths[j] + km->scan.half[j]);
+    return km->dot_error * length * km->lengths[j] + km->place_slack[j];
+}
+
+/* All columns of one point against its own centre `a` and the candidates; `rest`: a lower score
+ * bound of all others. scores (k): as projected. */
+static void resolve(job *w, int at, int32_t a, const fn_km_candidate *found, int n_found,
+                    float rest, const float *scores) {
+    fn_km *km = w->km;
+    space *s = w->s;
+    const float *point = point_of(w, at), squares = point[km->p + 2];
+    const float length = (sqrtf(squares) + km->raw_length) * up;
+    const float *half = km->place_half ? km->place_half : km->scan.half, *row = s->rows;
+    if (km->place_half)
+        row = (const float *)((const char *)km->data.values + (w->first + at) * km->data.row_bytes);
+    else
+        fn_km_load(km, w->first + at, NULL, 1, s->rows, km->ld, s->row);
+    int n = 0, best = 0;
+    s->evaluated[n++] = a;
+    s->scores[0] = half[a] - km->kernel->dot(row, km->rounded + a * km->ld, km->d);
+    float bound = s->scores[0] + whole_error(km, length, a);
+    for (int f = 0; f < n_found; f++) {
+        const int32_t j = found[f].center;
+        if (!(found[f].score <= bound)) {
+            rest = found[f].score < rest ? found[f].score : rest;
+            continue;
+        }
+        const float score = half[j] - km->kernel->dot(row, km->rounded + j * km->ld, km->d);
+        const float error = whole_error(km, length, j);
+        s->evaluated[n] = j;
+        s->scores[n] = score;
+        if (score < s->scores[best]) best = n;
+        if (score + error < bound) bound = score + error;
+        n++;
+    }
+    w->computed += n;
+    int close = 0;
+    int32_t rival = -1;
+    float nearest = INFINITY; /* the rival's lower score bound */
+    for (int c = 0; c < n; c++) {
+        const int32_t j = s->evaluated[c];
+        const float low = s->scores[c] - whole_error(km, length, j);
+        if (c == best || low <= bound) {
+            s->evaluated[close++] = j;
+        } else if (low < nearest) {
+            if (nearest < rest) rest = nearest;
+            nearest = low, rival = j;
+        } else if (low < rest) {
+            rest = low;
+        }
+    }
+    if (close > 1) {
+        if (nearest < rest) rest = nearest;
+        fn_km_decide(w, at, s->evaluated, close, lower_bound(km, rest, squares));
+        return;
+    }
+    const int32_t label = s->evaluated[0];
+    set_label(w, at, label);
+    set_bounds(w, at, upper_bound(km, bound, squares), lower_bound(km, rest, squares));
+    set_rival(w, at, rival < 0 ? label : rival,
+              rival < 0 ? INFINITY : lower_bound(km, nearest, squares));
+    const float model = scores[label] - residue(km, point, label);
+    const float other = rival < 0 ? 0 : scores[rival] - residue(km, point, rival);
+    fn_km_remember(w, at, label, bound, model, rival, nearest, other);
+}
+
+/* What the true score to the own centre `a` may be at most, from the projected one. */
+static float projected_top(const job *w, int at, int32_t a, float score) {
+    const fn_km *km = w->km;
+    const int64_t row = w->first + at;
+    const float *point = point_of(w, at), *c = km->scan.coords + (int64_t)a * km->scan.q;
+    const float most = -point[km->p] * c[km->p], model = score - residue(km, point, a);
+    float outside = most;
+    if (!km->first) {
+        const float drift = point[km->p] * km->left_drift[a];
+        const float known = km->extra[row] + drift + (fabsf(km->extra[row]) + drift) * (up - 1);
+        if (known < outside) outside = known;
+    }
+    const float more = km->scan.slack[a] - point[km->p + 1] * c[km->p + 1];
+    return model + outside + more * up + (fabsf(model) + fabsf(outside) + most) * (up - 1);
+}
+
+/* What the true score to the rival is at least, once it has been computed. */
+static float rival_bottom(const job *w, int at, int32_t rival, float score) {
+    const fn_km *km = w->km;
+    const int64_t row = w->first + at;
+    const float *point = point_of(w, at), *c = km->scan.coords + (int64_t)rival * km->scan.q;
+    const float drift = point[km->p] * km->left_drift[rival], extra = km->rival_extra[row];
+    const float model = score - residue(km, point, rival), most = -point[km->p] * c[km->p];
+    const float slop = (fabsf(model) + fabsf(extra) + drift + most) * (up - 1);
+    return model + extra - drift + point[km->p + 1] * c[km->p + 1] * up - slop;
+}
+
+/* Lower score bounds of all centres for `count` points: out (count, ld). */
+static void score_points(const job *w, const int32_t *list, int count, float *out, int64_t ld) {
+    const fn_km *km = w->km;
+    const int lanes = km->kernel->lanes, group = km->kernel->group, q = km->scan.q;
+    const float *x[FN_KM_MOST_BLOCK];
+    for (int i = 0; i < count; i++) x[i] = point_of(w, list[i]);
+    for (int64_t c = 0; c < km->k; c += 2 * lanes) {
+        const int width = fn_panel_width(km->k, c, lanes);
+        for (int i = 0; i < count; i += group)
+            km->kernel->products(count - i < group ? count - i : group, x + i, q, NULL,
+                                 km->scan.packed + c * q, width, km->scan.half + c,
+                                 out + i * ld + c, ld);
+    }
+}
+
+/* Whether a candidate may be nearer to a point than its own centre, whose score is at most `top`
+ * and whose distance is at most `upper`. */
+static bool contested(const job *w, int at, const fn_km_candidate *found, int n_found, float top,
+                      float upper) {
+    const fn_km *km = w->km;
+    const int64_t row = w->first + at;
+    const int32_t rival = km->first ? -1 : km->rival[row];
+    for (int f = 0; f < n_found; f++) {
+        if (found[f].center != rival) return true;
+        if (upper < km->rival_lower[row]) continue;
+        if (!(top < rival_bottom(w, at, rival, found[f].score))) return true;
+    }
+    return false;
+}
+
+/* Ask for the row of the next contested point from `i` on: it lies far from the last one. */
+static void prefetch_contested(const job *w, const int32_t *list, int count, int i) {
+    const fn_km_data *data = &w->km->data;
+    while (i < count && !w->s->contested[i]) i++;
+    if (i >= count || data->indptr) return;
+    const char *row = (const char *)data->values + (w->first + list[i]) * data->row_bytes;
+    const int64_t bytes = data->d * (data->dtype == FN_F64 ? 8 : 4);
+    for (int64_t b = 0; b < bytes && b < 8192; b += 64) __builtin_prefetch(row + b);
+}
+
+/* What the projection tells of point i of a block; its candidates are added to `n`, or -1. */
+static int examine(job *w, int i, int at, float *scores, int64_t ld, int n) {
+    fn_km *km = w->km;
+    space *s = w->s;
+    const int64_t row = w->first + at;
+    const float *point = point_of(w, at), squares = point[km->p + 2];
+    const int32_t a = km->first ? km->kernel->least(scores, ld) : km->labels[row];
+    const float score = scores[a];
+    float top = projected_top(w, at, a, score), upper = INFINITY;
+    if (!km->first) {
+        upper = km->upper[row];
+        const float drifted =
+            (0.5f * upper * upper - 0.5f * squares) + (upper * upper + squares) * km->square_error;
+        if (drifted < top) top = drifted;
+    }
+    const float own = upper_bound(km, top, squares);
+    if (own < upper) upper = own;
+    s->index[i] = a;
+    s->own[i] = upper;
+    if (!(squares < FN_KM_LARGE)) return -1;
+    scores[a] = INFINITY;
+    const int count =
+        km->kernel->pick(scores, ld, top, s->found + n, FN_KM_MOST_FOUND - n, &s->rest[i]);
+    scores[a] = score;
+    s->contested[i] = count > 0 && contested(w, at, s->found + n, count, top, upper);
+    return count < 0 ? -1 : n + count;
+}
+
+void fn_km_project_block(job *w, const int32_t *list, int count) {
+    fn_km *km = w->km;
+    space *s = w->s;
+    const int64_t lanes = km->kernel->lanes, ld = (km->k + lanes - 1) / lanes * lanes;
+    int32_t *end = s->head; /* of a point's candidates; negative: unknown */
+    score_points(w, list, count, s->products, ld);
+    for (int i = 0, n = 0; i < count; i++) {
+        end[i] = examine(w, i, list[i], s->products + i * ld, ld, n);
+        if (end[i] >= 0)
+            n = end[i];
+        else
+            s->contested[i] = false;
+        s->tail[i] = n;
+    }
+    prefetch_contested(w, list, count, 0);
+    for (int i = 0; i < count; i++) {
+        const int at = list[i], begin = i ? s->tail[i - 1] : 0;
+        const int32_t a = s->index[i];
+        if (end[i] < 0) {
+            fn_km_decide(w, at, NULL, km->k, INFINITY);
+        } else if (s->contested[i]) {
+            prefetch_contested(w, list, count, i + 1);
+            resolve(w, at, a, s->found + begin, end[i] - begin, s->rest[i], s->products + i * ld);
+        } else {
+            set_label(w, at, a);
+            set_bounds(w, at, s->own[i], lower_bound(km, s->rest[i], point_of(w, at)[km->p + 2]));
+            if (!km->first) continue;
+            set_rival(w, at, a, INFINITY);
+            set_extra(w, at, INFINITY, -INFINITY);
+        }
+    }
+}
