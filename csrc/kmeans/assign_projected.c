@@ -170,14 +170,13 @@ static bool contested(const job *w, int at, const fn_km_candidate *found, int n_
     return false;
 }
 
-/* Ask for the row of the next contested point from `i` on: it lies far from the last one. */
-static void prefetch_contested(const job *w, const int32_t *list, int count, int i) {
+/* Ask for a row that will be looked at: it lies far from the last one. */
+static void prefetch_row(const job *w, int at) {
     const fn_km_data *data = &w->km->data;
-    while (i < count && !w->s->contested[i]) i++;
-    if (i >= count || data->indptr) return;
-    const char *row = (const char *)data->values + (w->first + list[i]) * data->row_bytes;
+    if (data->indptr) return;
+    const char *row = (const char *)data->values + (w->first + at) * data->row_bytes;
     const int64_t bytes = data->d * (data->dtype == FN_F64 ? 8 : 4);
-    for (int64_t b = 0; b < bytes && b < 8192; b += 64) __builtin_prefetch(row + b);
+    for (int64_t b = 0; b < bytes && b < 8192; b += 64) __builtin_prefetch(row + b, 0, 2);
 }
 
 /* What the projection tells of point i of a block; its candidates are added to `n`, or -1. */
@@ -205,6 +204,7 @@ static int examine(job *w, int i, int at, float *scores, int64_t ld, int n) {
         km->kernel->pick(scores, ld, top, s->found + n, FN_KM_MOST_FOUND - n, &s->rest[i]);
     scores[a] = score;
     s->contested[i] = count > 0 && contested(w, at, s->found + n, count, top, upper);
+    if (s->contested[i]) prefetch_row(w, at);
     return count < 0 ? -1 : n + count;
 }
 
@@ -222,14 +222,12 @@ void fn_km_project_block(job *w, const int32_t *list, int count) {
             s->contested[i] = false;
         s->tail[i] = n;
     }
-    prefetch_contested(w, list, count, 0);
     for (int i = 0; i < count; i++) {
         const int at = list[i], begin = i ? s->tail[i - 1] : 0;
         const int32_t a = s->index[i];
         if (end[i] < 0) {
             fn_km_decide(w, at, NULL, km->k, INFINITY);
         } else if (s->contested[i]) {
-            prefetch_contested(w, list, count, i + 1);
             resolve(w, at, a, s->found + begin, end[i] - begin, s->rest[i], s->products + i * ld);
         } else {
             set_label(w, at, a);
