@@ -11,7 +11,7 @@
 #include "kernels/philox.h"
 #include "kmeans/km.h"
 
-enum { SAMPLE = 512, ROUNDS = 2, PROJECT_TILE = 64 };
+enum { SAMPLE = 512, ROUNDS = 2, MORE = 2048, BLOCKS = 8, BLOCK_ROWS = 64 };
 
 /* The transposed inverse of a lower triangular factor (p, p), as float32. */
 static void invert(const double *factor, int p, double *column, float *inverse) {
@@ -73,6 +73,50 @@ static double root_mean_square(const float *v, int64_t count) {
     return sqrt(sum / (double)count);
 }
 
+/* The last round, on more rows: two rounds on a few find the subspace, one on many of them makes
+ * their noise small. Blocks of rows are products of their own, whatever thread has them. */
+typedef struct {
+    fn_km *km;
+    float *memory;
+    size_t stride; /* floats of a block: its product (d, p), rows (BLOCK_ROWS, ld), inside */
+    int pass;
+} refinement;
+
+static int refine_next(void *context) { return ((refinement *)context)->pass++ ? -1 : BLOCKS; }
+
+static void refine_run(void *context, int block, int thread) {
+    refinement *r = context;
+    fn_km *km = r->km;
+    const int64_t d = km->d;
+    const int p = km->p;
+    float *product = r->memory + (size_t)block * r->stride, *rows = product + d * p;
+    float *inside = rows + BLOCK_ROWS * km->ld;
+    double *row = km->scratch + (size_t)thread * km->scratch_stride;
+    fn_thread_report(thread);
+    for (int at = MORE * block / BLOCKS; at < MORE * (block + 1) / BLOCKS; at += BLOCK_ROWS) {
+        for (int i = 0; i < BLOCK_ROWS; i++)
+            fn_km_load(km, km->n * (2 * (at + i) + 1) / (2 * MORE), NULL, 1, rows + i * km->ld,
+                       km->ld, row);
+        fn_sgemm(false, false, BLOCK_ROWS, p, d, rows, km->ld, km->basis, p, 0, inside, p);
+        fn_sgemm(true, false, d, p, BLOCK_ROWS, rows, km->ld, inside, p, 1, product, p);
+    }
+}
+
+/* v = more rows' @ (more rows @ v); v as it was if memory ends. */
+static void refine(fn_km *km) {
+    const size_t size = (size_t)(km->d * km->p);
+    refinement r = {.km = km};
+    r.stride = (size + BLOCK_ROWS * (size_t)(km->ld + km->p) + 15) / 16 * 16;
+    r.memory = fn_alloc(BLOCKS * r.stride * sizeof(float));
+    if (!r.memory) return;
+    fn_parallel_run(fn_km_threads(km, (double)size * MORE * 0.06, 1),
+                    &(fn_work_list){refine_next, refine_run, &r, 1e6});
+    memcpy(km->basis, r.memory, size * sizeof(float));
+    for (int b = 1; b < BLOCKS; b++)
+        for (size_t e = 0; e < size; e++) km->basis[e] += r.memory[(size_t)b * r.stride + e];
+    fn_free(r.memory);
+}
+
 /* A basis from `sample` (rows, ld); returns the share of its variance that lies outside, or 2. */
 static double find_basis(fn_km *km, const float *sample, int rows, float *room) {
     const int p = km->p;
@@ -82,9 +126,14 @@ static double find_basis(fn_km *km, const float *sample, int rows, float *room) 
     float *copy = (float *)(factor + (int64_t)p * (p + 1));
     memset(v, 0, (size_t)(d * p) * sizeof *v);
     add_noise(v, d * p, 1);
-    for (int round = 0; round < ROUNDS; round++) {
-        fn_sgemm(false, false, rows, p, d, sample, km->ld, v, p, 0, inside, p);
-        fn_sgemm(true, false, d, p, rows, sample, km->ld, inside, p, 0, v, p);
+    const bool more = km->n >= 8 * MORE;
+    for (int round = 0; round < ROUNDS + more; round++) {
+        if (round == ROUNDS) {
+            refine(km);
+        } else {
+            fn_sgemm(false, false, rows, p, d, sample, km->ld, v, p, 0, inside, p);
+            fn_sgemm(true, false, d, p, rows, sample, km->ld, inside, p, 0, v, p);
+        }
         add_noise(v, d * p, 1e-2 * root_mean_square(v, d * p));
         if (!orthonormalise(v, d, p, gram, factor, copy)) return 2;
     }
