@@ -114,11 +114,11 @@ static void resolve(job *w, int at, int32_t a, const fn_km_candidate *found, int
 }
 
 /* What the true score to the own centre `a` may be at most, from the projected one. */
-static float projected_top(const job *w, int at, int32_t a, float score) {
+static float projected_top(const job *w, int at, int32_t a, float model) {
     const fn_km *km = w->km;
     const int64_t row = w->first + at;
     const float *point = point_of(w, at), *c = km->scan.coords + (int64_t)a * km->scan.q;
-    const float most = -point[km->p] * c[km->p], model = score - residue(km, point, a);
+    const float most = -point[km->p] * c[km->p];
     float outside = most;
     if (!km->first) {
         const float drift = point[km->p] * km->left_drift[a];
@@ -130,14 +130,45 @@ static float projected_top(const job *w, int at, int32_t a, float score) {
 }
 
 /* What the true score to the rival is at least, once it has been computed. */
-static float rival_bottom(const job *w, int at, int32_t rival, float score) {
+static float rival_bottom(const job *w, int at, int32_t rival, float model) {
     const fn_km *km = w->km;
     const int64_t row = w->first + at;
     const float *point = point_of(w, at), *c = km->scan.coords + (int64_t)rival * km->scan.q;
     const float drift = point[km->p] * km->left_drift[rival], extra = km->rival_extra[row];
-    const float model = score - residue(km, point, rival), most = -point[km->p] * c[km->p];
+    const float most = -point[km->p] * c[km->p];
     const float slop = (fabsf(model) + fabsf(extra) + drift + most) * (up - 1);
     return model + extra - drift + point[km->p + 1] * c[km->p + 1] * up - slop;
+}
+
+/* Whether a point stays where it is for what its own projected score and its rival's tell: then no
+ * other is needed. */
+static bool stays(const job *w, int at) {
+    const fn_km *km = w->km;
+    const int64_t row = w->first + at;
+    const float *point = point_of(w, at), squares = point[km->p + 2];
+    const int32_t a = km->labels[row], rival = km->rival[row];
+    if (!(squares < FN_KM_LARGE)) return false;
+    const float top = projected_top(w, at, a, fn_km_projected_score(km, point, a));
+    const float own = upper_bound(km, top, squares);
+    if (own < km->upper[row]) km->upper[row] = own;
+    if (!(km->upper[row] < km->lower[row])) return false;
+    if (km->upper[row] < km->rival_lower[row]) return true;
+    const float bottom = rival_bottom(w, at, rival, fn_km_projected_score(km, point, rival));
+    return top < bottom;
+}
+
+/* Strike points that stay off a list; returns how many are left. */
+int fn_km_strike(job *w, int32_t *list, int count) {
+    enum { AHEAD = 8 };
+    int left = 0;
+    for (int i = 0; i < count; i++) {
+        if (i + AHEAD < count)
+            for (int c = 0; c < w->km->scan.q; c += 16)
+                __builtin_prefetch(point_of(w, list[i + AHEAD]) + c);
+        const int at = list[i];
+        if (!stays(w, at)) list[left++] = at;
+    }
+    return left;
 }
 
 /* Lower score bounds of all centres for `count` points: out (count, ld). */
@@ -165,7 +196,8 @@ static bool contested(const job *w, int at, const fn_km_candidate *found, int n_
     for (int f = 0; f < n_found; f++) {
         if (found[f].center != rival) return true;
         if (upper < km->rival_lower[row]) continue;
-        if (!(top < rival_bottom(w, at, rival, found[f].score))) return true;
+        const float model = found[f].score - residue(km, point_of(w, at), rival);
+        if (!(top < rival_bottom(w, at, rival, model))) return true;
     }
     return false;
 }
@@ -187,7 +219,7 @@ static int examine(job *w, int i, int at, float *scores, int64_t ld, int n) {
     const float *point = point_of(w, at), squares = point[km->p + 2];
     const int32_t a = km->first ? km->kernel->least(scores, ld) : km->labels[row];
     const float score = scores[a];
-    float top = projected_top(w, at, a, score), upper = INFINITY;
+    float top = projected_top(w, at, a, score - residue(km, point, a)), upper = INFINITY;
     if (!km->first) {
         upper = km->upper[row];
         const float drifted =

@@ -238,6 +238,7 @@ void fn_km_start(fn_km *km, const double *centers, const uint8_t *fixed) {
     for (int64_t i = 0; i < km->n; i++) km->labels[i] = -1;
     km->cursor = 0;
     km->first = true;
+    km->calm = false;
     memset(km->left_drift, 0, k * sizeof(float));
     km->converged = km->relocated = false;
     km->record = (fn_km_record){0};
@@ -305,6 +306,9 @@ static bool assign(fn_km *km, uint64_t deadline) {
 
 void fn_km_assign_all(fn_km *km) { assign(km, 0); }
 
+/* One point in so many moved: then looking at own centres and rivals alone pays. */
+enum { CALM = 25 };
+
 /* ---- inertia ---- */
 
 enum { INERTIA_BLOCKS = 64 };
@@ -365,6 +369,7 @@ fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double sec
         km->converged = !km->record.moved && !km->first;
         const bool stop = km->converged || km->record.shift <= tolerance;
         km->first = false;
+        km->calm = km->rival && CALM * km->record.moved < km->n;
         fn_km_prepare(km);
         km->record = (fn_km_record){0};
         km->cursor = 0;

@@ -60,6 +60,7 @@ struct fn_km {
     int32_t *n_moves;  /* (tiles of a chunk) */
     int64_t *tile_computed;
     bool first; /* no labels yet */
+    bool calm;  /* projected: few points moved last time, so most will stay */
     fn_km_record record;
 
     /* what lets work be skipped */
