@@ -57,61 +57,6 @@ static void nearest(const fn_km_scan *scan, const float *block, float *best, flo
     }
 }
 
-FN_INLINE unsigned lanes_of(vi mask) {
-#if FN_LANES == 8
-    return (unsigned)_mm256_movemask_ps((__m256)mask);
-#elif FN_LANES == 16 && defined(__AVX512F__)
-    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
-#else
-    unsigned bits = 0;
-    for (int i = 0; i < LANES; i++) bits |= (unsigned)(mask[i] & 1) << i;
-    return bits;
-#endif
-}
-
-/* Note the lanes of `mask`; returns the new number, or -1. */
-static int note(vi mask, vf s, int center, int point, fn_km_candidate *found, int n, int most) {
-    float scores[LANES];
-    if (n + LANES > most) return -1;
-    v_store(scores, s);
-    for (unsigned bits = lanes_of(mask); bits; bits &= bits - 1) {
-        const int i = __builtin_ctz(bits);
-        found[n++] = (fn_km_candidate){center, point + i, scores[i]};
-    }
-    return n;
-}
-
-static int below(const fn_km_scan *scan, const float *block, const float *limit, float *rest,
-                 fn_km_candidate *found, int most) {
-    vf lowest[VECTORS], bound[VECTORS];
-    int n = 0;
-    for (int v = 0; v < VECTORS; v++) {
-        lowest[v] = v_set(INFINITY);
-        bound[v] = v_load(limit + v * LANES);
-    }
-    for (int64_t j = 0; j < scan->k_padded; j += GROUP) {
-        vf s[GROUP][VECTORS];
-        score(scan, j, block, s);
-        for (int v = 0; v < VECTORS; v++) {
-            vf least = s[0][v];
-            for (int c = 1; c < GROUP; c++) least = v_min(least, s[c][v]);
-            if (!v_any(least < bound[v])) {
-                lowest[v] = v_min(lowest[v], least);
-                continue;
-            }
-            for (int c = 0; c < GROUP; c++) {
-                const vi mask = s[c][v] < bound[v];
-                lowest[v] = v_min(lowest[v], choose(mask, v_set(INFINITY), s[c][v]));
-                if (!v_any(mask)) continue;
-                n = note(mask, s[c][v], (int)j + c, v * LANES, found, n, most);
-                if (n < 0) return -1;
-            }
-        }
-    }
-    for (int v = 0; v < VECTORS; v++) v_store(rest + v * LANES, lowest[v]);
-    return n;
-}
-
 static int32_t least(const float *scores, int64_t k) {
     vf lowest = v_load(scores);
     for (int64_t j = LANES; j < k; j += LANES) lowest = v_min(lowest, v_load(scores + j));
@@ -136,9 +81,9 @@ static int pick(const float *scores, int64_t k, float limit, fn_km_candidate *fo
         }
         lowest = v_min(lowest, choose(mask, v_set(INFINITY), s));
         if (n + LANES > most) return -1;
-        for (unsigned bits = lanes_of(mask); bits; bits &= bits - 1) {
+        for (unsigned bits = v_mask(mask); bits; bits &= bits - 1) {
             const int i = __builtin_ctz(bits);
-            found[n++] = (fn_km_candidate){(int32_t)j + i, 0, scores[j + i]};
+            found[n++] = (fn_km_candidate){(int32_t)j + i, scores[j + i]};
         }
     }
     float one = lowest[0];
@@ -443,7 +388,6 @@ const fn_km_kernels FN_LEVELED(kmeans) = {
     .load = load,
     .transpose = transpose,
     .nearest = nearest,
-    .below = below,
     .least = least,
     .pick = pick,
     .dot = dot,

@@ -28,27 +28,26 @@ static size_t lay_out(const fn_km *km, char *memory, space **out) {
     char *end = memory;
     space *s = (space *)floats(&end, sizeof(space) / sizeof(float) + 1);
     const size_t block = FN_KM_MOST_BLOCK, d = (size_t)km->ld, k = (size_t)km->k;
-    float *part[10];
+    const size_t scores = k > FN_KM_MOST_TRIALS ? k : FN_KM_MOST_TRIALS;
+    float *part[9];
     part[0] = floats(&end, block * (size_t)(km->scan.q + 4));
     const bool whole = km->mode == FN_KM_MODE_DENSE && !km->in_place; /* tiles are loaded */
     part[1] = floats(&end, d * (whole ? (size_t)km->tile_rows : block));
     const bool tiles = km->mode == FN_KM_MODE_DENSE || km->begin_in_place;
-    part[2] = floats(&end, (tiles ? (size_t)km->tile_rows : block) * (k + FN_KM_PAD));
+    part[2] = floats(&end, (tiles ? (size_t)km->tile_rows : block) * (scores + FN_KM_PAD));
     part[3] = floats(&end, FN_KM_MOST_FOUND * sizeof(fn_km_candidate) / sizeof(float));
-    part[4] = floats(&end, FN_KM_MOST_FOUND);
-    part[5] = floats(&end, (size_t)km->tile_rows);
+    part[4] = floats(&end, (size_t)km->tile_rows);
+    part[5] = floats(&end, k);
     part[6] = floats(&end, k);
-    part[7] = floats(&end, k);
-    part[8] = floats(&end, 2 * (size_t)km->d);
-    part[9] =
+    part[7] = floats(&end, 2 * (size_t)km->d);
+    part[8] =
         floats(&end, km->in_place || km->begin_in_place ? IN_PLACE_TILES * (d + FN_KM_PAD) : 1);
     if (out) {
         *out = s;
         s->block = part[0], s->rows = part[1], s->products = part[2];
         s->found = (fn_km_candidate *)part[3];
-        s->next = (int32_t *)part[4], s->list = (int32_t *)part[5];
-        s->evaluated = (int32_t *)part[6], s->scores = part[7], s->row = (double *)part[8];
-        s->columns = (int32_t *)part[9];
+        s->list = (int32_t *)part[4], s->evaluated = (int32_t *)part[5], s->scores = part[6];
+        s->row = (double *)part[7], s->columns = (int32_t *)part[8];
     }
     return (size_t)(end - memory);
 }

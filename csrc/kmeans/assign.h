@@ -68,6 +68,9 @@ void fn_km_decide(fn_km_job *w, int at, const int32_t *which, int64_t count, flo
 float fn_km_projected_score(const fn_km *km, const float *point, int32_t j);
 void fn_km_remember(fn_km_job *w, int at, int32_t label, float bound, float label_model,
                     int32_t rival, float nearest, float rival_model);
+void fn_km_prefetch_row(const fn_km_data *data, int64_t row);
+void fn_km_score_rows(const fn_km *km, const fn_km_scan *scan, const float *points,
+                      const int32_t *list, int count, float *out, int64_t ld);
 int fn_km_strike(fn_km_job *w, int32_t *list, int count);
 void fn_km_project_block(fn_km_job *w, const int32_t *list, int count);
 /* assign_wide.c */

@@ -171,18 +171,17 @@ int fn_km_strike(job *w, int32_t *list, int count) {
     return left;
 }
 
-/* Lower score bounds of all centres for `count` points: out (count, ld). */
-static void score_points(const job *w, const int32_t *list, int count, float *out, int64_t ld) {
-    const fn_km *km = w->km;
-    const int lanes = km->kernel->lanes, group = km->kernel->group, q = km->scan.q;
+/* Lower score bounds of what `scan` holds for projected rows: out (count, ld). */
+void fn_km_score_rows(const fn_km *km, const fn_km_scan *scan, const float *points,
+                      const int32_t *list, int count, float *out, int64_t ld) {
+    const int lanes = km->kernel->lanes, group = km->kernel->group, q = scan->q;
     const float *x[FN_KM_MOST_BLOCK];
-    for (int i = 0; i < count; i++) x[i] = point_of(w, list[i]);
-    for (int64_t c = 0; c < km->k; c += 2 * lanes) {
-        const int width = fn_panel_width(km->k, c, lanes);
+    for (int i = 0; i < count; i++) x[i] = points + (list ? list[i] : i) * km->projected_ld;
+    for (int64_t c = 0; c < scan->k; c += 2 * lanes) {
+        const int width = fn_panel_width(scan->k, c, lanes);
         for (int i = 0; i < count; i += group)
             km->kernel->products(count - i < group ? count - i : group, x + i, q, NULL,
-                                 km->scan.packed + c * q, width, km->scan.half + c,
-                                 out + i * ld + c, ld);
+                                 scan->packed + c * q, width, scan->half + c, out + i * ld + c, ld);
     }
 }
 
@@ -203,15 +202,14 @@ static bool contested(const job *w, int at, const fn_km_candidate *found, int n_
 }
 
 /* Ask for a row that will be looked at: it lies far from the last one. */
-static void prefetch_row(const job *w, int at) {
-    const fn_km_data *data = &w->km->data;
+void fn_km_prefetch_row(const fn_km_data *data, int64_t row) {
     if (data->indptr) return;
-    const char *row = (const char *)data->values + (w->first + at) * data->row_bytes;
+    const char *start = (const char *)data->values + row * data->row_bytes;
     const int64_t bytes = data->d * (data->dtype == FN_F64 ? 8 : 4);
-    for (int64_t b = 0; b < bytes && b < 8192; b += 64) __builtin_prefetch(row + b, 0, 2);
+    for (int64_t b = 0; b < bytes && b < 8192; b += 64) __builtin_prefetch(start + b, 0, 2);
 }
 
-/* What the projection tells of point i of a block; its candidates are added to `n`, or -1. */
+/* What the projection tells of point i of a block; where its candidates end, from n; or -1. */
 static int examine(job *w, int i, int at, float *scores, int64_t ld, int n) {
     fn_km *km = w->km;
     space *s = w->s;
@@ -236,7 +234,7 @@ static int examine(job *w, int i, int at, float *scores, int64_t ld, int n) {
         km->kernel->pick(scores, ld, top, s->found + n, FN_KM_MOST_FOUND - n, &s->rest[i]);
     scores[a] = score;
     s->contested[i] = count > 0 && contested(w, at, s->found + n, count, top, upper);
-    if (s->contested[i]) prefetch_row(w, at);
+    if (s->contested[i]) fn_km_prefetch_row(&km->data, row);
     return count < 0 ? -1 : n + count;
 }
 
@@ -244,23 +242,20 @@ void fn_km_project_block(job *w, const int32_t *list, int count) {
     fn_km *km = w->km;
     space *s = w->s;
     const int64_t lanes = km->kernel->lanes, ld = (km->k + lanes - 1) / lanes * lanes;
-    int32_t *end = s->head; /* of a point's candidates; negative: unknown */
-    score_points(w, list, count, s->products, ld);
+    fn_km_score_rows(km, &km->scan, point_of(w, 0), list, count, s->products, ld);
     for (int i = 0, n = 0; i < count; i++) {
-        end[i] = examine(w, i, list[i], s->products + i * ld, ld, n);
-        if (end[i] >= 0)
-            n = end[i];
-        else
-            s->contested[i] = false;
-        s->tail[i] = n;
+        s->begin[i] = n;
+        s->contested[i] = false;
+        s->end[i] = examine(w, i, list[i], s->products + i * ld, ld, n);
+        if (s->end[i] > n) n = s->end[i];
     }
     for (int i = 0; i < count; i++) {
-        const int at = list[i], begin = i ? s->tail[i - 1] : 0;
+        const int at = list[i], begin = s->begin[i], end = s->end[i];
         const int32_t a = s->index[i];
-        if (end[i] < 0) {
+        if (end < 0) {
             fn_km_decide(w, at, NULL, km->k, INFINITY);
         } else if (s->contested[i]) {
-            resolve(w, at, a, s->found + begin, end[i] - begin, s->rest[i], s->products + i * ld);
+            resolve(w, at, a, s->found + begin, end - begin, s->rest[i], s->products + i * ld);
         } else {
             set_label(w, at, a);
             set_bounds(w, at, s->own[i], lower_bound(km, s->rest[i], point_of(w, at)[km->p + 2]));

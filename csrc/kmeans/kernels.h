@@ -23,7 +23,7 @@ typedef struct {
 } fn_km_scan;
 
 typedef struct {
-    int32_t center, point;
+    int32_t center;
     float score;
 } fn_km_candidate;
 
@@ -40,11 +40,6 @@ typedef struct fn_km_kernels {
     /* The lowest score of each point, its centre, and the second lowest score. */
     void (*nearest)(const fn_km_scan *scan, const float *block, float *best, float *second,
                     int32_t *index);
-    /* Every (point, centre) whose score is below the point's limit, centres ascending within a
-     * point; `rest` is the lowest score of the others. Returns their number, or -1: above `most`.
-     */
-    int (*below)(const fn_km_scan *scan, const float *block, const float *limit, float *rest,
-                 fn_km_candidate *found, int most);
     /* The index of the lowest of k scores, a multiple of `lanes`. */
     int32_t (*least)(const float *scores, int64_t k);
     /* Those of k scores, a multiple of `lanes`, that are below a limit, in order; `rest` is the

@@ -107,14 +107,16 @@ typedef struct {
     float squares[FN_KM_MOST_BLOCK], rest[FN_KM_MOST_BLOCK];
     bool contested[FN_KM_MOST_BLOCK];
     float own[FN_KM_MOST_BLOCK]; /* distance to the own centre, at most */
-    int32_t index[FN_KM_MOST_BLOCK], head[FN_KM_MOST_BLOCK], tail[FN_KM_MOST_BLOCK];
+    int32_t index[FN_KM_MOST_BLOCK];
+    int begin[FN_KM_MOST_BLOCK], end[FN_KM_MOST_BLOCK]; /* of a point's candidates in `found` */
     fn_km_candidate *found;
-    int32_t *next, *list, *evaluated, *columns;
+    int32_t *list, *evaluated, *columns;
     float *scores;
     double *row;
 } fn_km_space;
 
 enum {
+    FN_KM_MOST_TRIALS = 64,
     FN_KM_MOST_FOUND = 8192,
     FN_KM_PAD = 32,
     FN_KM_MOST_ROWS = 8
@@ -141,7 +143,8 @@ void fn_km_errors(fn_km *km);
 void fn_km_prepare(fn_km *km);
 void fn_km_project_centers(const fn_km *km, const float *rounded, const float *lengths,
                            int64_t count, float *coords, float *room);
-void fn_km_pack(fn_km_scan *scan, int64_t first, int64_t end);
+void fn_km_to_panel(const fn_km *km, int64_t k, int64_t j, const float *values, int64_t q,
+                    float *panels);
 double fn_km_part_error(int64_t d);
 size_t fn_km_prepare_bytes(const fn_km *km);
 bool fn_km_find_basis(fn_km *km, int p, double most_outside);

@@ -85,7 +85,7 @@ static void add_left_drift(fn_km *km, int64_t first, int64_t end, float *room) {
 }
 
 /* Columns of the same coordinate together, FN_KM_GROUP centres at a time. */
-void fn_km_pack(fn_km_scan *scan, int64_t first, int64_t end) {
+static void pack(fn_km_scan *scan, int64_t first, int64_t end) {
     const int q = scan->q;
     for (int64_t j = first; j < end; j++)
         for (int l = 0; l < q; l++)
@@ -110,9 +110,10 @@ static void place_center(fn_km *km, int64_t j) {
     km->place_error[j] = km->lengths[j] * (float)((double)(km->d + 16) * unit * 1.1) * up;
 }
 
-/* Centre j, q values, as a column of its panel. */
-static void to_panel(const fn_km *km, int64_t j, const float *values, int64_t q, float *panels) {
-    const int lanes = km->kernel->lanes, width = fn_panel_width(km->k, j, lanes);
+/* Values (q) of centre j of k as a column of its panel. */
+void fn_km_to_panel(const fn_km *km, int64_t k, int64_t j, const float *values, int64_t q,
+                    float *panels) {
+    const int lanes = km->kernel->lanes, width = fn_panel_width(k, j, lanes);
     const int64_t panel = j / (2 * lanes) * (2 * lanes);
     float *to = panels + panel * q + (j - panel);
     for (int64_t c = 0; c < q; c++) to[c * width] = values[c];
@@ -134,7 +135,7 @@ static void prepare_run(void *context, int tile, int thread) {
         km->lengths[j] = (float)sqrt(squares) * up;
         const float half = (float)(0.5 * squares), bias = half * km->half_error + 1e-36f;
         if (km->place_half) place_center(km, j);
-        if (fn_km_now_in_place(km)) to_panel(km, j, rounded, d, km->panels);
+        if (fn_km_now_in_place(km)) fn_km_to_panel(km, km->k, j, rounded, d, km->panels);
         km->scan.half[j] = half - bias;
         km->scan.slack[j] = 2.5f * bias;
         if (km->mode == FN_KM_MODE_NARROW) {
@@ -154,10 +155,11 @@ static void prepare_run(void *context, int tile, int thread) {
                               km->scan.coords + first * km->scan.q, room);
         if (km->previous) add_left_drift(km, first, end, room);
     }
-    if (km->mode == FN_KM_MODE_NARROW) fn_km_pack(&km->scan, first, end);
+    if (km->mode == FN_KM_MODE_NARROW) pack(&km->scan, first, end);
     if (km->mode == FN_KM_MODE_PROJECTED)
         for (int64_t j = first; j < end; j++)
-            to_panel(km, j, km->scan.coords + j * km->scan.q, km->scan.q, km->scan.packed);
+            fn_km_to_panel(km, km->k, j, km->scan.coords + j * km->scan.q, km->scan.q,
+                           km->scan.packed);
 }
 
 /* The farthest that any other centre moved. */

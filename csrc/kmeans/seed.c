@@ -3,21 +3,23 @@
 #include <string.h>
 
 #include "kernels/philox.h"
-#include "kmeans/km.h"
+#include "kmeans/assign.h"
 
-enum { SEED_TILE = 512, MOST_TRIALS = 64 };
+enum { SEED_TILE = 512, MOST_TRIALS = FN_KM_MOST_TRIALS };
 
 typedef struct {
     fn_km *km;
     float *closest;    /* (n) squared distance to the nearest chosen row: the fit's `upper` */
     double *potential; /* (tiles, trials) of w * closest, were the candidate chosen */
     double *tile_sum;  /* (tiles) of w * closest */
+    float *nearer;     /* (n, trials) closest, were the candidate chosen */
     float *rows;       /* (trials, ld): candidates less the shift */
     float *lengths, *coords, *packed, *half, *room;
     double *row;
     fn_km_scan scan; /* the candidates, where rows are projected */
     int64_t *picked; /* (trials) rows */
     int trials, tiles, pass;
+    bool plain; /* rows are read where they lie */
     bool apply; /* the candidates are chosen: note their distances */
     uint64_t seed, drawn;
 } seeding;
@@ -34,66 +36,59 @@ static int seed_next(void *context) {
     return s->pass++ ? -1 : s->tiles;
 }
 
-/* Squared distances of a loaded row to candidates, unless they cannot be below `least`. */
-static void measure(const seeding *s, const float *row, int t, float *to) {
-    const float gap = s->km->kernel->gap(row, s->rows + t * s->km->ld, s->km->d);
-    if (gap < to[t]) to[t] = gap;
+/* Squared distance of row `index`, loaded unless it is read where it lies, to a candidate. */
+static float measure(const seeding *s, int64_t index, const float *loaded, int t) {
+    const fn_km *km = s->km;
+    const char *start = (const char *)km->data.values;
+    if (!s->plain) return km->kernel->gap(loaded, s->rows + t * km->ld, km->d);
+    return km->kernel->gap((const float *)(start + index * km->data.row_bytes),
+                           (const float *)(start + s->picked[t] * km->data.row_bytes), km->d);
 }
 
-static void link_found(fn_km_space *s, int found, int count) {
-    for (int i = 0; i < count; i++) s->head[i] = -1;
-    for (int f = 0; f < found; f++) {
-        const int i = s->found[f].point;
-        s->next[f] = -1;
-        if (i >= count) continue;
-        if (s->head[i] < 0)
-            s->head[i] = f;
-        else
-            s->next[s->tail[i]] = f;
-        s->tail[i] = f;
-    }
-}
-
-/* The candidates that could be nearer to points of a block than `closest`, from projections. */
+/* The candidates that could be nearer to points of a block than `closest`, from projections; those
+ * of point i end at space->end[i] of space->found. */
 static bool prune(const seeding *s, fn_km_space *space, int64_t first, int count) {
     const fn_km *km = s->km;
-    const int block = km->kernel->block, p = km->p;
-    const float *points = km->projected + first * km->projected_ld;
-    km->kernel->transpose(points, km->projected_ld, NULL, count, p + 3, space->block);
-    const float *lengths = space->block + (size_t)(p + 2) * block;
-    for (int i = 0; i < block; i++) {
-        const float squares = lengths[i], near = s->closest[first + (i < count ? i : 0)];
-        space->limit[i] = 0.5f * (near - squares) + (near + squares) * km->square_error;
-        if (i >= count) space->limit[i] = -INFINITY;
+    const int lanes = km->kernel->lanes, p = km->p;
+    const int64_t ld = (s->trials + lanes - 1) / lanes * lanes;
+    const float *point = km->projected + first * km->projected_ld;
+    fn_km_score_rows(km, &s->scan, point, NULL, count, space->products, ld);
+    for (int i = 0, n = 0; i < count; i++, point += km->projected_ld) {
+        const float squares = point[p + 2], near = s->closest[first + i];
+        const float limit = 0.5f * (near - squares) + (near + squares) * km->square_error;
+        float rest;
         if (!(squares < FN_KM_LARGE)) return false;
+        n += km->kernel->pick(space->products + i * ld, ld, limit, space->found + n,
+                              FN_KM_MOST_FOUND, &rest);
+        space->end[i] = n;
+        if (n > (i ? space->end[i - 1] : 0)) fn_km_prefetch_row(&km->data, first + i);
     }
-    const int found = km->kernel->below(&s->scan, space->block, space->limit, space->rest,
-                                        space->found, FN_KM_MOST_FOUND);
-    if (found >= 0) link_found(space, found, count);
-    return found >= 0;
+    return true;
 }
 
-/* A block of rows: closest if the candidate is chosen, else what the potentials would be. */
+/* A block of rows: closest if the candidates are chosen, else what the potentials would be. */
 static void seed_block(seeding *s, fn_km_space *space, int64_t first, int count, double *potential,
                        double *sum) {
     fn_km *km = s->km;
     const bool pruned = km->mode == FN_KM_MODE_PROJECTED && prune(s, space, first, count);
+    float own[MOST_TRIALS];
     for (int i = 0; i < count; i++) {
-        const double weight = fn_km_weight(&km->data, first + i);
-        const float before = s->closest[first + i];
-        float least[MOST_TRIALS];
-        for (int t = 0; t < s->trials; t++) least[t] = before;
-        if (!pruned || space->head[i] >= 0)
-            fn_km_load(km, first + i, NULL, 1, space->rows, km->ld, space->row);
-        if (pruned)
-            for (int32_t f = space->head[i]; f >= 0; f = space->next[f])
-                measure(s, space->rows, space->found[f].center, least);
-        else
-            for (int t = 0; t < s->trials; t++) measure(s, space->rows, t, least);
+        const int64_t row = first + i;
+        const double weight = fn_km_weight(&km->data, row);
+        const int begin = pruned && i ? space->end[i - 1] : 0;
+        const int n = pruned ? space->end[i] - begin : s->trials;
+        float *least = s->apply ? own : s->nearer + row * s->trials;
+        for (int t = 0; t < s->trials; t++) least[t] = s->closest[row];
+        if (n > 0 && !s->plain) fn_km_load(km, row, NULL, 1, space->rows, km->ld, space->row);
+        for (int c = 0; c < n; c++) {
+            const int t = pruned ? space->found[begin + c].center : c;
+            const float gap = measure(s, row, space->rows, t);
+            if (gap < least[t]) least[t] = gap;
+        }
         for (int t = 0; t < s->trials; t++) potential[t] += weight * (double)least[t];
         if (!s->apply) continue;
         for (int t = 1; t < s->trials; t++) least[0] = least[t] < least[0] ? least[t] : least[0];
-        s->closest[first + i] = least[0];
+        s->closest[row] = least[0];
         *sum += weight * (double)least[0];
     }
 }
@@ -106,7 +101,7 @@ static void seed_run(void *context, int tile, int thread) {
     fn_thread_report(thread);
     const int64_t first = (int64_t)tile * SEED_TILE;
     const int64_t end = first + SEED_TILE < km->n ? first + SEED_TILE : km->n;
-    const int block = km->kernel->block;
+    const int block = IN_PLACE_TILES * km->kernel->group;
     for (int64_t i = first; i < end; i += block)
         seed_block(s, space, i, (int)(end - i < block ? end - i : block), potential, &sum);
     if (s->apply)
@@ -126,10 +121,10 @@ static void prepare(seeding *s) {
     }
     if (km->mode != FN_KM_MODE_PROJECTED) return;
     s->scan = (fn_km_scan){km->p + 2, s->trials, 0, s->coords, s->packed, s->half, NULL};
-    s->scan.k_padded = (s->trials + FN_KM_GROUP - 1) / FN_KM_GROUP * FN_KM_GROUP;
-    for (int64_t t = s->trials; t < s->scan.k_padded; t++) s->half[t] = INFINITY;
+    for (int t = s->trials; t < s->trials + FN_KM_PAD; t++) s->half[t] = INFINITY;
     fn_km_project_centers(km, s->rows, s->lengths, s->trials, s->coords, s->room);
-    fn_km_pack(&s->scan, 0, s->trials);
+    for (int t = 0; t < s->trials; t++)
+        fn_km_to_panel(km, s->trials, t, s->coords + t * s->scan.q, s->scan.q, s->packed);
 }
 
 static void sweep(seeding *s, bool apply) {
@@ -167,14 +162,28 @@ static int64_t find(const seeding *s, double target) {
     return last;
 }
 
-/* Candidate `t` becomes centre j. */
+/* Candidate `t` becomes centre j; its distances are in s->nearer unless `t` is the first ever. */
 static void take(seeding *s, int64_t j, int t, int64_t *indices) {
+    const fn_km *km = s->km;
     const int trials = s->trials;
-    indices[j] = s->picked[0] = s->picked[t];
-    fn_km_row(&s->km->rows, indices[j], s->km->centers + j * s->km->d);
-    s->trials = 1;
-    sweep(s, true);
-    s->trials = trials;
+    indices[j] = s->picked[t];
+    fn_km_row(&km->rows, indices[j], km->centers + j * km->d);
+    if (j == 0) {
+        s->trials = 1;
+        sweep(s, true);
+        s->trials = trials;
+        return;
+    }
+    for (int tile = 0; tile < s->tiles; tile++) {
+        const int64_t first = (int64_t)tile * SEED_TILE;
+        const int64_t end = first + SEED_TILE < km->n ? first + SEED_TILE : km->n;
+        double sum = 0;
+        for (int64_t i = first; i < end; i++) {
+            s->closest[i] = s->nearer[i * trials + t];
+            sum += fn_km_weight(&km->data, i) * (double)s->closest[i];
+        }
+        s->tile_sum[tile] = sum;
+    }
 }
 
 /* A row drawn by weight alone. */
@@ -205,8 +214,10 @@ static int best_candidate(const seeding *s) {
     return best;
 }
 
-static void plus_plus(seeding *s, int64_t *indices) {
+static fn_status plus_plus(seeding *s, int64_t *indices) {
     const int64_t k = s->km->k;
+    s->nearer = fn_alloc((size_t)s->km->n * (size_t)s->trials * sizeof *s->nearer);
+    if (!s->nearer) return FN_ENOMEM;
     for (int64_t i = 0; i < s->km->n; i++) s->closest[i] = INFINITY;
     s->picked[0] = draw_weighted(s);
     take(s, 0, 0, indices);
@@ -219,6 +230,7 @@ static void plus_plus(seeding *s, int64_t *indices) {
         sweep(s, false);
         take(s, j, best_candidate(s), indices);
     }
+    return FN_OK;
 }
 
 /* ---- k-means||: a few rounds that draw many rows at once, then k-means++ among those ---- */
@@ -295,7 +307,7 @@ static fn_status parallel(seeding *s, int64_t *indices) {
     if (count > km->k)
         status = choose_drawn(s, drawn, count, indices);
     else
-        plus_plus(s, indices); /* too few different rows to choose from */
+        status = plus_plus(s, indices); /* too few different rows to choose from */
     fn_free(drawn);
     return status;
 }
@@ -326,10 +338,11 @@ fn_status fn_km_seed(fn_km *km, fn_km_seeding method, uint64_t seed, int trials,
     if (s.trials > MOST_TRIALS) s.trials = MOST_TRIALS;
     s.tiles = (int)((km->n + SEED_TILE - 1) / SEED_TILE);
     const size_t tiles = (size_t)s.tiles, many = (size_t)s.trials, one = sizeof(float);
-    const size_t q = (size_t)km->p + 2, padded = many + FN_KM_GROUP;
+    const size_t q = (size_t)km->p + 2, padded = many + FN_KM_PAD;
     s.closest = km->upper;
     s.potential = fn_alloc(tiles * many * sizeof(double));
     s.tile_sum = fn_alloc(tiles * sizeof(double));
+    s.plain = !km->data.indptr && !km->data.cosine && km->data.dtype == FN_F32;
     s.rows = fn_alloc(many * (size_t)km->ld * one);
     s.picked = fn_alloc(many * sizeof(int64_t));
     s.lengths = fn_alloc(many * one);
@@ -346,7 +359,8 @@ fn_status fn_km_seed(fn_km *km, fn_km_seeding method, uint64_t seed, int trials,
     if (ok && method == FN_KM_PARALLEL)
         status = parallel(&s, indices);
     else if (ok)
-        plus_plus(&s, indices);
+        status = plus_plus(&s, indices);
+    fn_free(s.nearer);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     return status;
 }
