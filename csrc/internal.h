@@ -412,15 +412,20 @@ static inline double *fn_loss_sums(const fn_work *work, const fn_op *op) {
     return work->state + op->state_offset;
 }
 
+/* Whether what a stamp (FN_PAD floats) stands for was made in this step; it is now. */
+static inline bool fn_made_now(const fn_call *call, float *stamp) {
+    int64_t *made = (int64_t *)stamp;
+    const int64_t now[2] = {call->work->runs, call->step};
+    const bool fresh = made[0] == now[0] && made[1] == now[1];
+    made[0] = now[0];
+    made[1] = now[1];
+    return fresh;
+}
 /* What a thread keeps for an op, and whether it was made in this step: weights may have changed
  * since. */
 static inline float *fn_local(const fn_call *call, const fn_op *op, fn_tile tile, bool *fresh) {
     float *local = fn_scratch(call, tile) + call->plan->scratch + op->local_offset;
-    int64_t *made = (int64_t *)local;
-    const int64_t now[2] = {call->work->runs, call->step};
-    *fresh = made[0] == now[0] && made[1] == now[1];
-    made[0] = now[0];
-    made[1] = now[1];
+    *fresh = fn_made_now(call, local);
     return local + FN_PAD;
 }
 

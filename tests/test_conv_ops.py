@@ -7,7 +7,7 @@ import pytest
 import reference as ref
 from engine import Net, U, assert_within
 from test_image_ops import run_case
-from test_ops import cases_of
+from test_ops import cases_of, not_near_zero, through
 
 pytestmark = pytest.mark.usefixtures("always_thread")
 
@@ -42,6 +42,62 @@ def test_conv2d_transpose(level, case):
 @cases_of("depthwise_conv2d")
 def test_depthwise_conv2d(level, case):
     check("depthwise_conv2d", case)
+
+
+ZEROS = [
+    ((9, 7, 8), 16, 5, {"top": 2, "left": 2}),
+    ((5, 6, 16), 24, 3, {"top": 1, "left": 1}),
+    ((9, 6, 8), 8, 3, {"stride_h": 2, "stride_w": 2}),
+    ((3, 4, 48), 40, 1, {}),
+    ((9, 6, 8), 32, 3, {"top": 1, "left": 1, "dilation_h": 2}),
+]
+
+
+@pytest.mark.parametrize(("shape", "filters", "kernel", "attributes"), ZEROS)
+@pytest.mark.parametrize("zeros", ["all", "one", "some"])
+def test_conv2d_of_gradients_that_are_mostly_zeros(
+    level, shape, filters, kernel, attributes, zeros
+):
+    """As a maximum sends them back; what is zero is left out, whole pictures together or not."""
+    rng = np.random.default_rng(kernel)
+    op = ref.OPS["conv2d"]
+    where = dict.fromkeys(("stride_h", "stride_w", "dilation_h", "dilation_w"), 1)
+    where |= {"top": 0, "left": 0} | attributes
+    out = [
+        (size + 2 * where[before] - (kernel - 1) * where[f"dilation_{axis}"] - 1)
+        // where[f"stride_{axis}"] + 1
+        for size, before, axis in zip(shape, ("top", "left"), "hw", strict=False)
+    ]  # fmt: skip
+    arrays = {
+        "x": rng.standard_normal((7, *shape)),
+        "w": rng.standard_normal((kernel, kernel, shape[2], filters)),
+        "b": rng.standard_normal(filters),
+    }
+    dy = rng.standard_normal((7, *out, filters))
+    if zeros != "one":
+        dy *= rng.random(dy.shape) < 0.2
+    if zeros != "all":
+        dy[3 if zeros == "some" else slice(3, 4)] = rng.standard_normal(dy[3].shape)
+    if zeros == "one":
+        dy[2] = 0
+    arrays = {k: v.astype(np.float32).astype(np.float64) for k, v in arrays.items()}
+    dy = dy.astype(np.float32).astype(np.float64)
+    params = [arrays["w"].shape, arrays["b"].shape]
+    layer = ("conv2d", {"shape": dy.shape[1:], "params": params, **attributes})
+    y, dx, dw, db = through([layer], [arrays["w"], arrays["b"]], arrays["x"], dy)
+    want = op.backward(**arrays, dy=dy, out=tuple(out), **where)
+    size = op.backward(
+        **{k: abs(v) for k, v in arrays.items()}, dy=abs(dy), out=tuple(out), **where
+    )
+    not_near_zero(*want)
+    depth, pixels = arrays["w"].size, 7 * out[0] * out[1]
+    assert_within(y, op.forward(**arrays, out=tuple(out), **where),
+                  depth * U * op.forward(**{k: abs(v) for k, v in arrays.items()},
+                                         out=tuple(out), **where), "y")  # fmt: skip
+    for what, got, right, bound, n in zip(
+        ("dx", "dw", "db"), (dx, dw, db), want, size, (depth, pixels, pixels), strict=True
+    ):
+        assert_within(got, right, (n + 4) * U * bound, what)
 
 
 BAD = [

@@ -56,6 +56,20 @@ void FN_LEVELED(conv_backward)(const conv_shape *s, const float *dy, const float
 /* g (panels of oc) += the gradient of the weights; = if first. */
 void FN_LEVELED(conv_weights)(const conv_shape *s, bool first, const float *x, const float *dy,
                               float *g, float *scratch);
+/* The way back of pictures whose dy is mostly zeros (conv_sparse.c), for shapes that fit: the same
+ * sums, without what is zero. Weights lie by channel there: conv_spread floats, 0 if the shape does
+ * not fit. */
+size_t FN_LEVELED(conv_spread)(const conv_shape *s);
+size_t FN_LEVELED(conv_sparse_scratch)(const conv_shape *s); /* conv_spread floats among them */
+bool FN_LEVELED(conv_mostly_zero)(const conv_shape *s, const float *dy);
+void FN_LEVELED(conv_spread_weights)(const conv_shape *s, const float *panels, float *spread);
+void FN_LEVELED(conv_gather_weights)(const conv_shape *s, const float *spread, float *panels);
+void FN_LEVELED(conv_backward_sparse)(const conv_shape *s, const float *dy, const float *spread,
+                                      float *dx, float *scratch);
+/* sums, by channel, += the gradient of the weights. */
+void FN_LEVELED(conv_weights_sparse)(const conv_shape *s, const float *x, const float *dy,
+                                     float *sums, float *scratch);
+
 /* g (channels, whole vectors) += the sum over pixels of dy (pixels, channels); = if first. */
 void FN_LEVELED(conv_bias)(int64_t pixels, int channels, bool first, const float *dy, float *g);
 

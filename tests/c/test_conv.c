@@ -2,6 +2,8 @@
  * the sanitizer sees every read or write beyond. The way back is checked against forward by
  * <conv(x), dy> = <x, back(dy)>, and the gradient of the weights by <w, gradient> being the same.
  *
+ * The sums that leave zeros of dy out have to be those of the others, bit for bit.
+ *
  *   tests/c/run.sh builds it.   test_conv [level]: of this level alone.
  */
 #define FN_LANES 4
@@ -22,16 +24,32 @@ enum { SHAPES = 400 };
     void fn_conv_backward_##level(const conv_shape *, const float *, const float *, const float *, \
                                   float *, float *);                                               \
     void fn_conv_weights_##level(const conv_shape *, bool, const float *, const float *, float *,  \
-                                 float *);
-#define LEVEL(level, lanes)    \
-    {#level,                   \
-     lanes,                    \
-     fn_conv_scratch_##level,  \
-     fn_conv_forward_##level,  \
-     fn_conv_turned_##level,   \
-     fn_conv_turn_##level,     \
-     fn_conv_backward_##level, \
-     fn_conv_weights_##level}
+                                 float *);                                                         \
+    size_t fn_conv_spread_##level(const conv_shape *);                                             \
+    size_t fn_conv_sparse_scratch_##level(const conv_shape *);                                     \
+    bool fn_conv_mostly_zero_##level(const conv_shape *, const float *);                           \
+    void fn_conv_spread_weights_##level(const conv_shape *, const float *, float *);               \
+    void fn_conv_gather_weights_##level(const conv_shape *, const float *, float *);               \
+    void fn_conv_backward_sparse_##level(const conv_shape *, const float *, const float *,         \
+                                         float *, float *);                                        \
+    void fn_conv_weights_sparse_##level(const conv_shape *, const float *, const float *, float *, \
+                                        float *);
+#define LEVEL(level, lanes)           \
+    {#level,                          \
+     lanes,                           \
+     fn_conv_scratch_##level,         \
+     fn_conv_forward_##level,         \
+     fn_conv_turned_##level,          \
+     fn_conv_turn_##level,            \
+     fn_conv_backward_##level,        \
+     fn_conv_weights_##level,         \
+     fn_conv_spread_##level,          \
+     fn_conv_sparse_scratch_##level,  \
+     fn_conv_mostly_zero_##level,     \
+     fn_conv_spread_weights_##level,  \
+     fn_conv_gather_weights_##level,  \
+     fn_conv_backward_sparse_##level, \
+     fn_conv_weights_sparse_##level}
 
 #if defined(__x86_64__)
 DECLARE(v3)
@@ -49,6 +67,12 @@ typedef struct {
     void (*backward)(const conv_shape *, const float *, const float *, const float *, float *,
                      float *);
     void (*weights)(const conv_shape *, bool, const float *, const float *, float *, float *);
+    size_t (*spread)(const conv_shape *), (*sparse_scratch)(const conv_shape *);
+    bool (*mostly_zero)(const conv_shape *, const float *);
+    void (*spread_weights)(const conv_shape *, const float *, float *);
+    void (*gather_weights)(const conv_shape *, const float *, float *);
+    void (*backward_sparse)(const conv_shape *, const float *, const float *, float *, float *);
+    void (*weights_sparse)(const conv_shape *, const float *, const float *, float *, float *);
 } level;
 
 static const level levels[] = {
@@ -137,6 +161,67 @@ static int try_shape(const level *l, const conv_shape *s) {
     return wrong;
 }
 
+/* Shapes that conv_sparse.c takes: chunks of channels, from few to several blocks of rows. */
+static conv_shape sparse_shape(void) {
+    const int channels[] = {3, 4, 8, 9, 16, 20, 40};
+    conv_shape s = {.h = 1 + below(20),
+                    .w = 1 + below(40),
+                    .c = channels[below(7)],
+                    .oc = 8 * (1 + below(below(8) ? 6 : 60)),
+                    .kh = 1 + below(5),
+                    .kw = 1 + below(5),
+                    .sh = 1 + below(2),
+                    .sw = 1 + below(2),
+                    .dh = 1 + below(2),
+                    .dw = 1,
+                    .top = below(4),
+                    .left = below(4),
+                    .groups = 1};
+    const int down = s.h + s.top + below(4) - (s.kh - 1) * s.dh - 1;
+    const int across = s.w + s.left + below(4) - s.kw;
+    if (down < 0 || across < 0) return s;
+    s.oh = down / s.sh + 1;
+    s.ow = across / s.sw + 1;
+    return s;
+}
+
+/* 0, or 1 if leaving zeros out makes a difference. Sums go on from those of another picture. */
+static int try_sparse(const level *l, const conv_shape *s) {
+    const size_t panel = 2 * (size_t)l->lanes, x_size = (size_t)s->h * s->w * s->c;
+    const size_t y_size = (size_t)s->oh * s->ow * s->oc;
+    const size_t last = (s->oc - 1) / panel * panel,
+                 columns = last + (s->oc - last <= panel / 2 ? panel / 2 : panel);
+    const size_t w_size = (size_t)s->kh * s->kw * s->c * columns, spread_size = l->spread(s);
+    float *x = random_array(x_size), *dy = random_array(y_size), *w = random_array(w_size);
+    float *want = random_array(x_size), *dx = random_array(x_size), *g = random_array(w_size);
+    float *more = random_array(l->scratch(s, true)), *turned = random_array(l->turned(s));
+    float *scratch = random_array(l->sparse_scratch(s)), *spread = random_array(spread_size);
+    float *sums = random_array(w_size), *back = random_array(w_size);
+    int wrong = !l->mostly_zero(s, dy) ? 0 : 1;
+    for (size_t i = 0; i < y_size; i++) dy[i] *= below(5) ? 0 : 1;
+    l->turn(s, w, turned);
+    l->backward(s, dy, turned, NULL, want, more);
+    l->spread_weights(s, w, spread);
+    l->backward_sparse(s, dy, spread, dx, scratch);
+    wrong |= memcmp(dx, want, x_size * sizeof *dx) != 0;
+    l->weights(s, true, x, dy, g, more);
+    memcpy(sums, g, w_size * sizeof *g);
+    l->weights(s, false, x, dy, g, more);
+    l->spread_weights(s, sums, spread);
+    l->weights_sparse(s, x, dy, spread, scratch);
+    l->gather_weights(s, spread, back);
+    wrong |= memcmp(g, back, w_size * sizeof *g) != 0;
+    if (wrong)
+        printf(
+            "%s: %dx%dx%d -> %dx%dx%d, taps %dx%d, strides %d %d, dilation %d, from %d %d: zeros "
+            "left out make a difference\n",
+            l->name, s->h, s->w, s->c, s->oh, s->ow, s->oc, s->kh, s->kw, s->sh, s->sw, s->dh,
+            s->top, s->left);
+    float *all[] = {x, dy, w, want, dx, g, more, turned, scratch, spread, sums, back};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+    return wrong;
+}
+
 static bool supported(const char *name) {
     for (int i = 0; fn_simd_supported(i); i++)
         if (!strcmp(fn_simd_supported(i), name)) return true;
@@ -155,7 +240,14 @@ int main(int argc, char **argv) {
             wrong += try_shape(&levels[i], &s);
             tried++;
         }
-        printf("%s: %d shapes\n", levels[i].name, tried);
+        int sparse = 0;
+        while (sparse < SHAPES / 2) {
+            const conv_shape s = sparse_shape();
+            if (!s.oh || !levels[i].spread(&s)) continue;
+            wrong += try_sparse(&levels[i], &s);
+            sparse++;
+        }
+        printf("%s: %d shapes, %d with zeros\n", levels[i].name, tried, sparse);
     }
     return wrong != 0;
 }
