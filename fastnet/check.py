@@ -21,24 +21,29 @@ _REAL = frozenset("fdegbhilqBHILQ?")
 def number(name: str, value: Any, *, low=None, high=None, above=None, below=None) -> float:
     """A finite number as a float, within low <= value <= high and above < value < below."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    value = float(value)
-    fits = math.isfinite(value)
-    fits = fits and (low is None or value >= low) and (high is None or value <= high)
-    fits = fits and (above is None or value > above) and (below is None or value < below)
+        raise TypeError(f"{name} must be a number, got {value!r:.60}")
+    try:
+        result = float(value)
+    except OverflowError:  # an integer beyond float64
+        result = math.inf
+    fits = math.isfinite(result)
+    fits = fits and (low is None or result >= low) and (high is None or result <= high)
+    fits = fits and (above is None or result > above) and (below is None or result < below)
     if not fits:
         bounds = {">=": low, ">": above, "<=": high, "<": below}
         wanted = " and ".join(f"{sign} {b:g}" for sign, b in bounds.items() if b is not None)
-        raise ValueError(f"{name} must be a finite number {wanted}".rstrip() + f", got {value!r}")
-    return value
+        raise ValueError(
+            f"{name} must be a finite number {wanted}".rstrip() + f", got {value!r:.60}"
+        )
+    return result
 
 
 def integer(name: str, value: Any, *, low: int | None = None) -> int:
     """An integer >= low."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
+        raise TypeError(f"{name} must be an integer, got {value!r:.60}")
     if low is not None and value < low:
-        raise ValueError(f"{name} must be an integer >= {low}, got {value}")
+        raise ValueError(f"{name} must be an integer >= {low}, got {value!r:.60}")
     return int(value)
 
 

@@ -261,20 +261,20 @@ def trace(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[Graph, l
         For an output that depends on an Input that is not given, an input that leads to no output.
     """
     made: dict[int, Made] = {}
-    reached: dict[int, Tensor] = {}
-    waiting = list(reversed(outputs))
+    reached: dict[int, tuple[Tensor, Tensor]] = {}  # each Input, and an output that depends on it
+    waiting = [(output, output) for output in reversed(outputs)]
     while waiting:
-        tensor = waiting.pop()
+        tensor, output = waiting.pop()
         if tensor._made_by is None:
-            reached.setdefault(id(tensor), tensor)
+            reached.setdefault(id(tensor), (tensor, output))
         elif tensor._made_by.serial not in made:
             made[tensor._made_by.serial] = tensor._made_by
-            waiting.extend(reversed(tensor._made_by.inputs))
+            waiting += [(x, output) for x in reversed(tensor._made_by.inputs)]
     given = {id(t) for t in inputs}
-    for tensor in reached.values():
+    for tensor, output in reached.values():
         if id(tensor) not in given:
             raise ValueError(
-                f"output {outputs[0].name!r} depends on Input {tensor.name!r} of shape "
+                f"output {output.name!r} depends on Input {tensor.name!r} of shape "
                 f"{tensor.shape}, which is not among the inputs of this Model"
             )
     for tensor in inputs:

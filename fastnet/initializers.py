@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ._parameters import Parameters
+
 Shape = tuple[int, ...]
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -63,11 +65,10 @@ def fans(shape: Shape) -> tuple[int, int]:
     return receptive * shape[-2], receptive * shape[-1]
 
 
-class Initializer:
+class Initializer(Parameters):
     """Base of all initializers: checks the arguments, then draws.
 
     Its attributes are its parameters: what `repr` shows, `==` compares and `serialize` writes.
-    (Plain classes: importing a module of dataclasses would take ten times as long.)
     """
 
     name: ClassVar[str] = ""
@@ -96,16 +97,6 @@ class Initializer:
 
     def _draw(self, shape: Shape, rng: np.random.Generator) -> np.ndarray:
         raise NotImplementedError
-
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({arguments})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((type(self), tuple(vars(self).values())))
 
 
 # ----------------------------------------------------------------------------- constants

@@ -8,6 +8,7 @@ for biases, and ``clipvalue`` and ``global_clipnorm``, which limit the data's gr
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 from . import _core
 from .check import choice, number
@@ -18,6 +19,7 @@ __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get"]
 
 #: float32 arithmetic flushes what is smaller to zero.
 _LEAST_EPSILON = 1e-30
+_LIMITS = {"weight_decay": 0, "l1": 0, "l2": 0, "clipvalue": None, "global_clipnorm": None}
 
 
 class Optimizer:
@@ -58,6 +60,8 @@ class Optimizer:
             None if global_clipnorm is None else number("global_clipnorm", global_clipnorm, above=0)
         )
 
+    #: Parameters of its own besides the learning rate, and their defaults.
+    defaults: ClassVar[dict[str, Any]] = {}
     #: What slots start from; how many there are is in csrc/optimizers.def.
     initial_slot = 0.0
 
@@ -77,12 +81,13 @@ class Optimizer:
         }
         return _core.Optimizer(name, **numbers, **common), _core.optimizer_slots(name)
 
-    def _numbers(self) -> dict[str, object]:
-        names = ("weight_decay", "l1", "l2", "clipvalue", "global_clipnorm")
-        return {n: getattr(self, n) for n in names if getattr(self, n)}
+    def _changed(self) -> dict[str, Any]:
+        """Parameters that are not their defaults."""
+        defaults = self.defaults | _LIMITS
+        return {k: getattr(self, k) for k, v in defaults.items() if getattr(self, k) != v}
 
     def __repr__(self) -> str:
-        rest = "".join(f", {k}={v!r}" for k, v in self._numbers().items())
+        rest = "".join(f", {k}={v!r}" for k, v in self._changed().items())
         return f"{type(self).__name__}({self.learning_rate!r}{rest})"
 
 
@@ -99,6 +104,8 @@ class SGD(Optimizer):
         See `Optimizer`.
     """
 
+    defaults: ClassVar = {"momentum": 0.0, "nesterov": False}
+
     def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, **limits):
         super().__init__(learning_rate, **limits)
         self.momentum = number("momentum", momentum, low=0, below=1)
@@ -107,10 +114,6 @@ class SGD(Optimizer):
     def kernel(self):
         name = ("nesterov" if self.nesterov else "momentum") if self.momentum else "sgd"
         return name, {"momentum": self.momentum}
-
-    def _numbers(self):
-        mine = {"momentum": self.momentum, "nesterov": self.nesterov}
-        return {k: v for k, v in mine.items() if v} | super()._numbers()
 
 
 class Adam(Optimizer):
@@ -125,6 +128,8 @@ class Adam(Optimizer):
         See `Optimizer`.
     """
 
+    defaults: ClassVar = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
+
     def __init__(self, learning_rate=0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-7, **limits):
         super().__init__(learning_rate, **limits)
         self.beta_1 = number("beta_1", beta_1, low=0, below=1)
@@ -133,11 +138,6 @@ class Adam(Optimizer):
 
     def kernel(self):
         return "adam", {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
-
-    def _numbers(self):
-        defaults = {"beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-7}
-        mine = {k: getattr(self, k) for k, v in defaults.items() if getattr(self, k) != v}
-        return mine | super()._numbers()
 
 
 class AdamW(Adam):
@@ -169,6 +169,8 @@ class RMSprop(Optimizer):
         See `Optimizer`.
     """
 
+    defaults: ClassVar = {"rho": 0.9, "momentum": 0.0, "epsilon": 1e-7}
+
     def __init__(self, learning_rate=0.001, rho=0.9, momentum=0.0, epsilon=1e-7, **limits):
         super().__init__(learning_rate, **limits)
         self.rho = number("rho", rho, low=0, below=1)
@@ -178,11 +180,6 @@ class RMSprop(Optimizer):
     def kernel(self):
         name = "rmsprop_momentum" if self.momentum else "rmsprop"
         return name, {"rho": self.rho, "momentum": self.momentum, "epsilon": self.epsilon}
-
-    def _numbers(self):
-        defaults = {"rho": 0.9, "momentum": 0.0, "epsilon": 1e-7}
-        mine = {k: getattr(self, k) for k, v in defaults.items() if getattr(self, k) != v}
-        return mine | super()._numbers()
 
 
 class Adagrad(Optimizer):
@@ -197,6 +194,8 @@ class Adagrad(Optimizer):
         See `Optimizer`.
     """
 
+    defaults: ClassVar = {"initial_accumulator_value": 0.1, "epsilon": 1e-7}
+
     def __init__(self, learning_rate=0.001, initial_accumulator_value=0.1, epsilon=1e-7, **limits):
         super().__init__(learning_rate, **limits)
         self.initial_accumulator_value = number(
@@ -207,11 +206,6 @@ class Adagrad(Optimizer):
 
     def kernel(self):
         return "adagrad", {"epsilon": self.epsilon}
-
-    def _numbers(self):
-        defaults = {"initial_accumulator_value": 0.1, "epsilon": 1e-7}
-        mine = {k: getattr(self, k) for k, v in defaults.items() if getattr(self, k) != v}
-        return mine | super()._numbers()
 
 
 _CLASSES = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop, "adagrad": Adagrad}

@@ -14,31 +14,11 @@ from typing import Any
 
 import numpy as np
 
-
-def _number(name: str, value: Any, minimum: float = 0.0, above: bool = False) -> float:
-    """The value as a finite float >= minimum (above: > minimum), or an error that names it."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r:.60}")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer beyond float64
-        number = math.inf
-    inside = minimum < number if above else minimum <= number
-    if not inside or math.isinf(number):
-        sign = ">" if above else ">="
-        raise ValueError(f"{name} must be a finite number {sign} {minimum:g}, got {value!r:.60}")
-    return number
+from ._parameters import Parameters
+from .check import integer, number
 
 
-def _count(name: str, value: Any, minimum: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r:.60}")
-    if value < minimum:
-        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r:.60}")
-    return int(value)
-
-
-class Schedule:
+class Schedule(Parameters):
     """Base of all schedules. Subclasses say the rate of a step in ``_rate``.
 
     ``schedule(step)``: step, an integer >= 0 -> learning rate, a finite float >= 0.
@@ -46,14 +26,14 @@ class Schedule:
     """
 
     def __call__(self, step: int) -> float:
-        step = _count("step", step, 0)
+        step = integer("step", step, low=0)
         try:
             rate = self._rate(step)
         except OverflowError:
             rate = math.inf
         if isinstance(rate, float) and 0 <= rate < math.inf:
             return float(rate)  # the name for an error takes longer than a small minibatch
-        return _number(f"the learning rate of step {step}, from {self!r},", rate)
+        return number(f"the learning rate of step {step}, from {self!r},", rate, low=0)
 
     def rates(self, first: int, count: int) -> np.ndarray:
         """The rates of the `count` steps from `first` on, (count,) float64."""
@@ -62,22 +42,12 @@ class Schedule:
     def _rate(self, step: int) -> float:
         raise NotImplementedError
 
-    def __repr__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({arguments})"
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and vars(self) == vars(other)
-
-    def __hash__(self) -> int:
-        return hash((type(self), tuple(vars(self).values())))
-
 
 class ConstantRate(Schedule):
     """The same `learning_rate` (>= 0) at every step."""
 
     def __init__(self, learning_rate: float):
-        self.learning_rate = _number("learning_rate", learning_rate)
+        self.learning_rate = number("learning_rate", learning_rate, low=0)
 
     def _rate(self, step):
         return self.learning_rate
@@ -100,9 +70,9 @@ class ExponentialDecay(Schedule):
         decay_rate: float,
         staircase: bool = False,
     ):
-        self.initial_learning_rate = _number("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = _count("decay_steps", decay_steps)
-        self.decay_rate = _number("decay_rate", decay_rate, above=True)
+        self.initial_learning_rate = number("initial_learning_rate", initial_learning_rate, low=0)
+        self.decay_steps = integer("decay_steps", decay_steps, low=1)
+        self.decay_rate = number("decay_rate", decay_rate, above=0)
         self.staircase = bool(staircase)
 
     def _rate(self, step):
@@ -117,9 +87,9 @@ class StepDecay(Schedule):
     """
 
     def __init__(self, initial_learning_rate: float, step_size: int, gamma: float = 0.1):
-        self.initial_learning_rate = _number("initial_learning_rate", initial_learning_rate)
-        self.step_size = _count("step_size", step_size)
-        self.gamma = _number("gamma", gamma, above=True)
+        self.initial_learning_rate = number("initial_learning_rate", initial_learning_rate, low=0)
+        self.step_size = integer("step_size", step_size, low=1)
+        self.gamma = number("gamma", gamma, above=0)
 
     def _rate(self, step):
         return self.initial_learning_rate * self.gamma ** (step // self.step_size)
@@ -144,15 +114,13 @@ class CosineDecay(Schedule):
         warmup_target: float | None = None,
         warmup_steps: int = 0,
     ):
-        self.initial_learning_rate = _number("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = _count("decay_steps", decay_steps)
-        self.alpha = _number("alpha", alpha)
-        if self.alpha > 1:
-            raise ValueError(f"alpha must be at most 1, got {alpha}")
+        self.initial_learning_rate = number("initial_learning_rate", initial_learning_rate, low=0)
+        self.decay_steps = integer("decay_steps", decay_steps, low=1)
+        self.alpha = number("alpha", alpha, low=0, high=1)
         self.warmup_target = warmup_target
         if warmup_target is not None:
-            self.warmup_target = _number("warmup_target", warmup_target)
-        self.warmup_steps = _count("warmup_steps", warmup_steps, 0)
+            self.warmup_target = number("warmup_target", warmup_target, low=0)
+        self.warmup_steps = integer("warmup_steps", warmup_steps, low=0)
 
     def _rate(self, step):
         top = self.initial_learning_rate
@@ -181,10 +149,10 @@ class PolynomialDecay(Schedule):
         power: float = 1.0,
         cycle: bool = False,
     ):
-        self.initial_learning_rate = _number("initial_learning_rate", initial_learning_rate)
-        self.decay_steps = _count("decay_steps", decay_steps)
-        self.end_learning_rate = _number("end_learning_rate", end_learning_rate)
-        self.power = _number("power", power, above=True)
+        self.initial_learning_rate = number("initial_learning_rate", initial_learning_rate, low=0)
+        self.decay_steps = integer("decay_steps", decay_steps, low=1)
+        self.end_learning_rate = number("end_learning_rate", end_learning_rate, low=0)
+        self.power = number("power", power, above=0)
         self.cycle = bool(cycle)
 
     def _rate(self, step):
@@ -204,8 +172,8 @@ class PiecewiseConstantDecay(Schedule):
     """
 
     def __init__(self, boundaries: Sequence[int], values: Sequence[float]):
-        self.boundaries = tuple(_count("boundaries", b, 0) for b in boundaries)
-        self.values = tuple(_number("values", v) for v in values)
+        self.boundaries = tuple(integer("boundaries", b, low=0) for b in boundaries)
+        self.values = tuple(number("values", v, low=0) for v in values)
         if len(self.values) != len(self.boundaries) + 1:
             raise ValueError(
                 f"values must be one more than boundaries, got {len(self.values)} values and "
@@ -227,8 +195,8 @@ class Warmup(Schedule):
 
     def __init__(self, schedule: Any, warmup_steps: int, initial_learning_rate: float = 0.0):
         self.schedule = as_schedule(schedule)
-        self.warmup_steps = _count("warmup_steps", warmup_steps)
-        self.initial_learning_rate = _number("initial_learning_rate", initial_learning_rate)
+        self.warmup_steps = integer("warmup_steps", warmup_steps, low=1)
+        self.initial_learning_rate = number("initial_learning_rate", initial_learning_rate, low=0)
 
     def _rate(self, step):
         if step >= self.warmup_steps:
@@ -256,13 +224,11 @@ class OneCycle(Schedule):
         div_factor: float = 25.0,
         final_div_factor: float = 1e4,
     ):
-        self.max_learning_rate = _number("max_learning_rate", max_learning_rate)
-        self.total_steps = _count("total_steps", total_steps)
-        self.pct_start = _number("pct_start", pct_start)
-        self.div_factor = _number("div_factor", div_factor, above=True)
-        self.final_div_factor = _number("final_div_factor", final_div_factor, above=True)
-        if self.pct_start > 1:
-            raise ValueError(f"pct_start must be at most 1, got {self.pct_start}")
+        self.max_learning_rate = number("max_learning_rate", max_learning_rate, low=0)
+        self.total_steps = integer("total_steps", total_steps, low=1)
+        self.pct_start = number("pct_start", pct_start, low=0, high=1)
+        self.div_factor = number("div_factor", div_factor, above=0)
+        self.final_div_factor = number("final_div_factor", final_div_factor, above=0)
 
     def _rate(self, step):
         top = self.max_learning_rate
@@ -325,4 +291,4 @@ def as_schedule(learning_rate: Any) -> Schedule:
         raise TypeError(
             f"learning_rate must be a number or a function of the step, got {learning_rate!r:.60}"
         )
-    return ConstantRate(_number("learning_rate", learning_rate))
+    return ConstantRate(number("learning_rate", learning_rate, low=0))

@@ -179,7 +179,7 @@ def test_as_schedule_takes_numbers_schedules_and_functions():
         (lambda: s.ExponentialDecay(0.1, 1, 9.0)(10**4), ValueError, "of step 10000, .* got inf"),
         (lambda: s.StepDecay(-1, 1), ValueError, "initial_learning_rate must be .* got -1"),
         (lambda: s.StepDecay(1, 1, gamma=-1), ValueError, "gamma must be .* > 0, got -1"),
-        (lambda: s.CosineDecay(0.1, 5, alpha=2), ValueError, "alpha must be at most 1, got 2"),
+        (lambda: s.CosineDecay(0.1, 5, alpha=2), ValueError, "alpha must be .* <= 1, got 2"),
         (lambda: s.CosineDecay(0.1, 5, warmup_target="x"), TypeError, "warmup_target must be"),
         (lambda: s.CosineDecay(0.1, 5, warmup_steps=-1), ValueError, "warmup_steps must be"),
         (lambda: s.PolynomialDecay(0.1, 5, power=0), ValueError, "power must be .* > 0, got 0"),
@@ -188,7 +188,7 @@ def test_as_schedule_takes_numbers_schedules_and_functions():
         (lambda: s.Warmup("x", 5), TypeError, "number or a function of the step, got 'x'"),
         (lambda: s.Warmup(0.1, 0), ValueError, "warmup_steps must be .* >= 1, got 0"),
         (lambda: s.OneCycle(0.1, 0), ValueError, "total_steps must be .* >= 1, got 0"),
-        (lambda: s.OneCycle(0.1, 9, pct_start=1.5), ValueError, "pct_start must be at most 1"),
+        (lambda: s.OneCycle(0.1, 9, pct_start=1.5), ValueError, "pct_start must be .* <= 1, got 1.5"),
         (lambda: s.OneCycle(0.1, 9, div_factor=0), ValueError, "div_factor must be .* > 0"),
     ],
 )
