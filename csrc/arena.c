@@ -129,11 +129,6 @@ static void scan_passes(scan *s) {
                 touch_pass(s, &plan->passes[s->pass]);
         }
     }
-    for (int b = 0; b < plan->n_buffers; b++) { /* an alias with padding of its own */
-        const fn_buffer *x = &plan->buffers[b];
-        s->spans[x->alias].own |= x->cols % FN_PAD != 0;
-        s->spans[plan->n_buffers + x->gradient_alias].own |= x->cols % FN_PAD != 0;
-    }
 }
 
 /* ---- placing ---- */

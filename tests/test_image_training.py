@@ -236,6 +236,27 @@ def test_a_row_predicts_the_same_bits_alone_and_in_any_batch(level, make):
     assert net.predict(x[order]).tobytes() == whole[order].tobytes()
 
 
+@pytest.mark.parametrize("rows", [1, 3, 9])
+def test_lanes_that_get_no_rows_hold_nothing(rows):
+    """A last minibatch of few rows: what a full one left in a lane is no part of its gradient."""
+    x, y = data(32 + rows, (7, 5, 3))
+
+    def trainer():
+        stack = [layers.Conv2D(6, 3, activation="tanh"), layers.Flatten(), layers.Dense(4)]
+        net = fn.Sequential([layers.Input((7, 5, 3)), *stack], seed=0)
+        return fn.Trainer(net, optimizer=fn.optimizers.SGD(0.1))
+
+    together, apart = trainer(), trainer()
+    together.fit(x, y, batch_size=32, shuffle=False)
+    apart.train_on_batch(x[:32], y[:32])
+    before = apart.network.get_weights()
+    apart.train_on_batch(x[32:], y[32:])
+    weights = zip(together.network.get_weights(), apart.network.get_weights(), before, strict=True)
+    for one, other, old in weights:
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+        assert np.abs(other - old).max() > 1e-3
+
+
 @networks
 def test_two_fits_give_the_bits_of_one(make):
     results = []
