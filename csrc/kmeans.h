@@ -24,6 +24,7 @@ typedef struct {
     const void *indptr, *indices;
     fn_dtype index_dtype;  /* of indptr and indices: FN_I32 or FN_I64 */
     const double *weights; /* (n), not negative; NULL: all 1 */
+    const int64_t *picked; /* (n): row i is row picked[i] of `values`; NULL: row i */
     bool cosine;           /* rows and centres are scaled to length 1 (zero rows stay zero) */
 } fn_km_data;
 
@@ -74,6 +75,26 @@ fn_status fn_km_labels(fn_km *km, int32_t *labels, double *inertia);
 fn_status fn_km_assign(const fn_km_data *data, int64_t k, const double *centers, int32_t *labels,
                        double *distances, double *sums, double *counts, int threads,
                        double *inertia);
+
+/* Mini-batches: centres that learn from batches of at most `rows` rows of `data`. NULL if memory
+ * ends. */
+typedef struct fn_km_batches fn_km_batches;
+fn_km_batches *fn_km_batches_new(const fn_km_data *data, int64_t k, int64_t rows, int threads);
+void fn_km_batches_free(fn_km_batches *batches);
+
+/* One batch: rows picked[0 .. count) of the data (each below its n), or all of them (NULL). Centres
+ * (k, d) and counts (k), the weight that each has got so far, become those after the batch; the
+ * inertia is that before. shift: squared distance that all centres moved together. FN_EINPUT, and
+ * all as it was, where a row has NaN or infinity. */
+fn_status fn_km_learn(fn_km_batches *batches, const int64_t *picked, int64_t count, double *centers,
+                      double *counts, double *inertia, double *shift);
+
+/* Squared distance of these centres (k, d) to those before the last batch. */
+double fn_km_shift(const fn_km_batches *batches, const double *centers);
+
+/* Labels of the last batch's rows for these centres (k, d), and its inertia; once. */
+fn_status fn_km_relabel(fn_km_batches *batches, const double *centers, int32_t *labels,
+                        double *inertia);
 
 /* Distances (n, k) to the centres: float32 or float64 as `out_dtype` says. Not squared; cosine:
  * 1 - cos. */

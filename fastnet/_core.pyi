@@ -177,3 +177,22 @@ def kmeans_transform(
     metric: str = ...,
     threads: int = ...,
 ) -> None: ...
+
+class KMeansBatches:
+    k: int
+    most: int
+    def __init__(
+        self,
+        x: Any,
+        sample_weight: np.ndarray | None,
+        n_clusters: int,
+        batch_rows: int | None = ...,
+        *,
+        metric: str = ...,
+        threads: int = ...,
+    ) -> None: ...
+    def learn(
+        self, picked: np.ndarray | None, centers: np.ndarray, counts: np.ndarray
+    ) -> tuple[float, float]: ...
+    def shift(self, centers: np.ndarray) -> float: ...
+    def relabel(self, centers: np.ndarray, out: np.ndarray) -> float: ...

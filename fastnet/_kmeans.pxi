@@ -11,6 +11,7 @@ cdef extern from "kmeans.h" nogil:
         const void *indices
         fn_dtype index_dtype
         const double *weights
+        const int64_t *picked
         bint cosine
     ctypedef enum fn_km_algorithm: FN_KM_AUTO, FN_KM_LLOYD, FN_KM_PROJECTED, FN_KM_HAMERLY
     ctypedef enum fn_km_seeding: FN_KM_PLUSPLUS, FN_KM_PARALLEL, FN_KM_RANDOM
@@ -35,6 +36,13 @@ cdef extern from "kmeans.h" nogil:
                            double *sums, double *counts, int threads, double *inertia)
     fn_status fn_km_transform(const fn_km_data *data, int64_t k, const double *centers, void *out,
                               fn_dtype out_dtype, int threads)
+    ctypedef struct fn_km_batches
+    fn_km_batches *fn_km_batches_new(const fn_km_data *data, int64_t k, int64_t rows, int threads)
+    void fn_km_batches_free(fn_km_batches *batches)
+    fn_status fn_km_learn(fn_km_batches *batches, const int64_t *picked, int64_t count, double *centers,
+                          double *counts, double *inertia, double *shift)
+    double fn_km_shift(const fn_km_batches *batches, const double *centers)
+    fn_status fn_km_relabel(fn_km_batches *batches, const double *centers, int *labels, double *inertia)
 
 cdef dict _ALGORITHMS = {"auto": FN_KM_AUTO, "lloyd": FN_KM_LLOYD, "projected": FN_KM_PROJECTED,
                          "hamerly": FN_KM_HAMERLY}
@@ -308,3 +316,84 @@ def kmeans_transform(x, const double[:, ::1] centers not None, out, *, str metri
     finally:
         PyBuffer_Release(&view)
     _km_check(status)
+
+
+cdef class KMeansBatches:
+    """Centres that learn from batches of rows of `x`, which are read where they lie.
+
+    x, sample_weight, metric, threads : see KMeansFit; x is not looked through for NaN.
+    n_clusters : at least 1.   batch_rows : a batch has at most so many rows; all rows are a batch if None.
+    Not for use by two threads at once. Raises MemoryError, ValueError, TypeError.
+    """
+
+    cdef fn_km_batches *batches
+    cdef _Rows rows
+    cdef readonly int64_t k, most
+    cdef int64_t count
+
+    def __cinit__(self, x, sample_weight, int64_t n_clusters, batch_rows=None, *, str metric="euclidean",
+                  int threads=0):
+        rows = self.rows = _Rows(x, sample_weight, metric)
+        self.k, self.most = n_clusters, rows.data.n if batch_rows is None else batch_rows
+        if n_clusters < 1 or n_clusters > 2**31 - 1 or self.most < 1:
+            raise ValueError(f"n_clusters and batch_rows must be at least 1, got {n_clusters} and {self.most}")
+        if sample_weight is not None and batch_rows is not None:
+            raise ValueError("weights go with batches of all rows")
+        with nogil:
+            fn_blas_one_thread()
+            self.batches = fn_km_batches_new(&rows.data, n_clusters, self.most, threads)
+        if self.batches == NULL:
+            raise MemoryError("no memory for k-means")
+
+    def __dealloc__(self):
+        fn_km_batches_free(self.batches)
+
+    def learn(self, const int64_t[::1] picked, double[:, ::1] centers not None, double[::1] counts not None):
+        """A batch: rows `picked` of x, or all of them (None).
+
+        centers (k, d) and counts (k,), the weight that each has got so far, become those after the batch.
+        Returns (inertia before, squared distance that all centres moved together).
+        ValueError, and nothing changed, where a row has NaN or infinity.
+        """
+        cdef double inertia = 0, shift = 0
+        cdef fn_status status
+        cdef int64_t i, count = self.rows.data.n if picked is None else picked.shape[0]
+        cdef bint bad = count < 1 or count > self.most
+        cdef const int64_t *numbers = NULL
+        _km_centers(centers, &self.rows.data, self.k)
+        if counts.shape[0] != self.k:
+            raise ValueError(f"counts must have shape ({self.k},), got ({counts.shape[0]},)")
+        if picked is not None and count > 0:
+            numbers = &picked[0]
+            for i in range(count):
+                bad = bad or picked[i] < 0 or picked[i] >= self.rows.data.n
+        if bad:
+            raise ValueError(f"picked must be 1 to {self.most} numbers of the {self.rows.data.n} rows of x")
+        self.count = 0
+        with nogil:
+            fn_blas_one_thread()
+            status = fn_km_learn(self.batches, numbers, count, &centers[0, 0], &counts[0], &inertia, &shift)
+        _km_check(status)
+        self.count = count
+        return inertia, shift
+
+    def shift(self, const double[:, ::1] centers not None):
+        """Squared distance of `centers` to those before the last batch."""
+        cdef const double *first = _km_centers(centers, &self.rows.data, self.k)
+        if not self.count:
+            raise ValueError("learn() comes before shift()")
+        return fn_km_shift(self.batches, first)
+
+    def relabel(self, const double[:, ::1] centers not None, int[::1] out not None):
+        """Write the nearest of `centers` for each row of the last batch to `out`, once; returns the inertia."""
+        cdef double inertia = 0
+        cdef fn_status status
+        cdef const double *first = _km_centers(centers, &self.rows.data, self.k)
+        if not self.count or out.shape[0] != self.count:
+            raise ValueError(f"labels must have shape ({self.count},) after a batch, got ({out.shape[0]},)")
+        with nogil:
+            fn_blas_one_thread()
+            status = fn_km_relabel(self.batches, first, &out[0], &inertia)
+        self.count = 0
+        _km_check(status)
+        return inertia

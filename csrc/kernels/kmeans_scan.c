@@ -369,7 +369,7 @@ static void load(const fn_km_data *data, const float *shift, int64_t first, cons
     const int64_t d = data->d;
     for (int i = 0; i < count; i++) {
         const int64_t row = first + (list ? list[i] : i);
-        const char *start = (const char *)data->values + row * data->row_bytes;
+        const char *start = fn_km_row_start(data, row);
         float *to = out + i * ld;
         if (data->dtype == FN_F64)
             for (int64_t j = 0; j < d; j++)

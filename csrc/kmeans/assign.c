@@ -110,6 +110,7 @@ static void score_block(fn_km_job *w, const int32_t *list, int count) {
             continue;
         }
         set_label(w, at, a);
+        set_gap(w, at, s->second[i] - top);
         if (!km->bounds) continue;
         set_bounds(w, at, upper_bound(km, top, s->squares[i]),
                    lower_bound(km, s->second[i], s->squares[i]));
@@ -154,6 +155,7 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread) {
                 fn_km_project_block(&w, s->list + i, rows);
         }
     }
+    if (km->measuring) km->tile_inertia[tile] = fn_km_measure_rows(km, first, count, s->row);
     km->n_moves[tile] = w.n_moves;
     km->tile_computed[tile] = w.computed;
 }

@@ -40,6 +40,10 @@ static inline float lower_bound(const fn_km *km, float score, float squares) {
     return root((2 * score + squares) - (fabsf(score) + squares) * km->square_error) / up;
 }
 
+static inline void set_gap(fn_km_job *w, int at, float gap) {
+    if (w->km->gaps) w->km->gaps[w->first + at] = gap;
+}
+
 static inline void set_bounds(fn_km_job *w, int at, float upper, float lower) {
     if (!w->km->bounds) return;
     w->km->upper[w->first + at] = upper;

@@ -61,7 +61,7 @@ static void resolve(job *w, int at, int32_t a, const fn_km_candidate *found, int
     const float length = (sqrtf(squares) + km->raw_length) * up;
     const float *half = km->place_half ? km->place_half : km->scan.half, *row = s->rows;
     if (km->place_half)
-        row = (const float *)((const char *)km->data.values + (w->first + at) * km->data.row_bytes);
+        row = (const float *)fn_km_row_start(&km->data, w->first + at);
     else
         fn_km_load(km, w->first + at, NULL, 1, s->rows, km->ld, s->row);
     int n = 0, best = 0;
@@ -204,7 +204,7 @@ static bool contested(const job *w, int at, const fn_km_candidate *found, int n_
 /* Ask for a row that will be looked at: it lies far from the last one. */
 void fn_km_prefetch_row(const fn_km_data *data, int64_t row) {
     if (data->indptr) return;
-    const char *start = (const char *)data->values + row * data->row_bytes;
+    const char *start = fn_km_row_start(data, row);
     const int64_t bytes = data->d * (data->dtype == FN_F64 ? 8 : 4);
     for (int64_t b = 0; b < bytes && b < 8192; b += 64) __builtin_prefetch(start + b, 0, 2);
 }

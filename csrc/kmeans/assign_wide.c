@@ -29,6 +29,7 @@ static bool settle(job *w, int at, const float *products, float length, int64_t 
     *top = best + (km->place_slack[*a] + 2 * length * km->place_error[*a]) * up;
     if (!(second > *top)) return false;
     set_label(w, at, *a);
+    set_gap(w, at, second - *top);
     return true;
 }
 
@@ -78,7 +79,6 @@ void fn_km_multiply_in_place(job *w, int count) {
     const fn_km_kernels *kernel = km->kernel;
     const int group = kernel->group, lanes = kernel->lanes;
     const int64_t ld = (km->k + lanes - 1) / lanes * lanes, room = km->d + FN_KM_PAD;
-    const char *start = (const char *)km->data.values + w->first * km->data.row_bytes;
     for (int first = 0; first < count; first += group * IN_PLACE_TILES) {
         const float *x[IN_PLACE_TILES][FN_KM_MOST_ROWS];
         int64_t used[IN_PLACE_TILES];
@@ -87,7 +87,7 @@ void fn_km_multiply_in_place(job *w, int count) {
         for (int at = first; at < count && tiles < IN_PLACE_TILES; at += group, tiles++) {
             rows[tiles] = count - at < group ? count - at : group;
             for (int i = 0; i < rows[tiles]; i++)
-                x[tiles][i] = (const float *)(start + (at + i) * km->data.row_bytes);
+                x[tiles][i] = (const float *)fn_km_row_start(&km->data, w->first + at + i);
             used[tiles] = kernel->columns(rows[tiles], x[tiles], km->d,
                                           w->s->columns + tiles * room, &most[tiles]);
         }
@@ -130,6 +130,7 @@ void fn_km_multiply_rows(job *w, const int32_t *list, int count) {
             continue;
         }
         set_label(w, at, a);
+        set_gap(w, at, second - top);
         if (!km->bounds) continue;
         set_bounds(w, at, upper_bound(km, top, squares), lower_bound(km, second, squares));
     }

@@ -140,6 +140,7 @@ static bool allocate(fn_km *km) {
     ok = ok && (km->moves = fn_km_alloc(km, (size_t)km->chunk_rows * sizeof *km->moves));
     ok = ok && (km->n_moves = fn_km_alloc(km, tiles * sizeof *km->n_moves));
     ok = ok && (km->tile_computed = fn_km_alloc(km, tiles * sizeof *km->tile_computed));
+    ok = ok && (km->tile_inertia = fn_km_alloc(km, tiles * one));
     ok = ok && (km->scratch = fn_km_alloc(km, km->scratch_stride * one * (size_t)km->most_threads));
     return ok;
 }
@@ -192,15 +193,15 @@ fn_km *fn_km_new_rows(const fn_km_data *data, int64_t k, int threads) {
 void fn_km_free(fn_km *km) {
     if (!km) return;
     void *all[] = {
-        km->origin,        km->mean,        km->shift,      km->shift32,     km->centers,
-        km->previous,      km->sums,        km->sums_low,   km->weights,     km->weights_low,
-        km->members,       km->fixed,       km->labels,     km->moves,       km->n_moves,
-        km->tile_computed, km->scratch,     km->moved,      km->rounded,     km->lengths,
-        km->scan.coords,   km->scan.packed, km->scan.half,  km->scan.slack,  km->drift,
-        km->drift_others,  km->apart,       km->left_drift, km->upper,       km->lower,
-        km->rival,         km->rival_lower, km->extra,      km->rival_extra, km->basis,
-        km->basis_panels,  km->basis_shift, km->projected,  km->spaces,      km->panels,
-        km->place_half,    km->place_error, km->place_slack};
+        km->origin,        km->mean,         km->shift,       km->shift32,    km->centers,
+        km->previous,      km->sums,         km->sums_low,    km->weights,    km->weights_low,
+        km->members,       km->fixed,        km->labels,      km->moves,      km->n_moves,
+        km->tile_computed, km->tile_inertia, km->scratch,     km->moved,      km->rounded,
+        km->lengths,       km->scan.coords,  km->scan.packed, km->scan.half,  km->scan.slack,
+        km->drift,         km->drift_others, km->apart,       km->left_drift, km->upper,
+        km->lower,         km->rival,        km->rival_lower, km->extra,      km->rival_extra,
+        km->basis,         km->basis_panels, km->basis_shift, km->projected,  km->spaces,
+        km->panels,        km->place_half,   km->place_error, km->place_slack};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     fn_km_rows_end(&km->rows);
     fn_free(km);
@@ -266,6 +267,7 @@ static void note_chunk(fn_km *km) {
     for (int t = 0; t < chunk_tiles(km); t++) {
         km->record.moved += km->n_moves[t];
         km->record.computed += km->tile_computed[t];
+        if (km->measuring) km->record.inertia += km->tile_inertia[t];
     }
     km->cursor = chunk_end(km);
 }
@@ -315,7 +317,6 @@ enum { INERTIA_BLOCKS = 64 };
 
 typedef struct {
     fn_km *km;
-    double *distances; /* (n) or NULL */
     double parts[INERTIA_BLOCKS];
     int pass;
 } measuring;
@@ -324,24 +325,31 @@ static int measure_next(void *context) {
     return ((measuring *)context)->pass++ ? -1 : INERTIA_BLOCKS;
 }
 
-static void measure_run(void *context, int tile, int thread) {
-    measuring *work = context;
-    const fn_km *km = work->km;
-    double *values = km->scratch + (size_t)thread * km->scratch_stride, sum = 0;
-    for (int64_t i = km->n * tile / INERTIA_BLOCKS; i < km->n * (tile + 1) / INERTIA_BLOCKS; i++) {
+/* Squared distances of `count` rows to their labels' centres; returns their weighted sum. */
+double fn_km_measure_rows(fn_km *km, int64_t first, int64_t count, double *values) {
+    double sum = 0;
+    for (int64_t i = first; i < first + count; i++) {
         bool wide;
         const void *row = fn_km_peek(&km->rows, i, 0, values, &wide);
         const double *center = km->centers + (int64_t)km->labels[i] * km->d;
         const double distance = km->kernel->distance(row, wide, center, km->d);
-        if (work->distances) work->distances[i] = distance;
+        if (km->distances) km->distances[i] = distance;
         sum += fn_km_weight(&km->data, i) * distance;
     }
-    work->parts[tile] = sum;
+    return sum;
 }
 
-/* Squared distances to the labels' centres, one by one; returns their weighted sum. */
-double fn_km_measure(fn_km *km, double *distances) {
-    measuring work = {.km = km, .distances = distances};
+static void measure_run(void *context, int tile, int thread) {
+    measuring *work = context;
+    fn_km *km = work->km;
+    const int64_t first = km->n * tile / INERTIA_BLOCKS, end = km->n * (tile + 1) / INERTIA_BLOCKS;
+    double *values = km->scratch + (size_t)thread * km->scratch_stride;
+    work->parts[tile] = fn_km_measure_rows(km, first, end - first, values);
+}
+
+/* The same of all rows, in parallel. */
+double fn_km_measure(fn_km *km) {
+    measuring work = {.km = km};
     fn_parallel_run(fn_km_threads(km, (double)(km->n * km->d), 1),
                     &(fn_work_list){measure_next, measure_run, &work, 1e6});
     double sum = 0;
@@ -351,7 +359,7 @@ double fn_km_measure(fn_km *km, double *distances) {
 
 static double inertia(fn_km *km) {
     const double quick = fn_km_inertia_of_sums(km);
-    const double sum = quick < 0 ? fn_km_measure(km, NULL) : quick;
+    const double sum = quick < 0 ? fn_km_measure(km) : quick;
     return km->data.cosine ? 0.5 * sum : sum; /* 1 - cos is half the square */
 }
 

@@ -11,6 +11,11 @@
 
 #include "kmeans.h"
 
+/* Where a dense row lies. */
+static inline const char *fn_km_row_start(const fn_km_data *data, int64_t row) {
+    return (const char *)data->values + (data->picked ? data->picked[row] : row) * data->row_bytes;
+}
+
 enum { FN_KM_MOST_BLOCK = 32, FN_KM_GROUP = 6 }; /* points in a block: 2 vectors of the level */
 
 typedef struct {

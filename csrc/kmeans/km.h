@@ -61,6 +61,10 @@ struct fn_km {
     int64_t *tile_computed;
     bool first; /* no labels yet */
     bool calm;  /* projected: few points moved last time, so most will stay */
+    double *tile_inertia;
+    bool measuring;    /* one assignment: its inertia goes to the record */
+    double *distances; /* measuring: (n) squared to the own centre, or NULL */
+    float *gaps;       /* (n): how far the second score lies above the first, at least; or NULL */
     fn_km_record record;
 
     /* what lets work be skipped */
@@ -132,6 +136,7 @@ const void *fn_km_peek(const fn_km_rows *rows, int64_t index, int64_t c0, double
 double fn_km_distance(const double *row, const double *center, int64_t d);
 fn_status fn_km_rows_begin(fn_km_rows *rows, const fn_km_data *data);
 void fn_km_rows_end(fn_km_rows *rows);
+void fn_km_rows_scale(const fn_km_rows *rows, int64_t count, double *row);
 fn_status fn_km_center(fn_km *km);
 fn_status fn_km_survey(fn_km *km);
 
@@ -165,7 +170,8 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread);
 fn_km *fn_km_new_once(const fn_km_data *data, int64_t k, bool sums, int threads);
 fn_km *fn_km_new_rows(const fn_km_data *data, int64_t k, int threads);
 void fn_km_assign_all(fn_km *km);
-double fn_km_measure(fn_km *km, double *distances);
+double fn_km_measure_rows(fn_km *km, int64_t first, int64_t count, double *row);
+double fn_km_measure(fn_km *km);
 
 /* sums.c */
 void fn_km_sum_tiles(fn_km *km, int64_t first, int task, int thread);

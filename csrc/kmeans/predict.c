@@ -25,12 +25,11 @@ fn_status fn_km_assign(const fn_km_data *data, int64_t k, const double *centers,
     fn_km *km = fn_km_new_once(data, k, sums != NULL, threads);
     if (!km) return FN_ENOMEM;
     fn_km_start(km, centers, NULL);
+    km->measuring = inertia || distances;
+    km->distances = distances;
     fn_km_assign_all(km);
     if (labels) memcpy(labels, km->labels, (size_t)km->n * sizeof *labels);
-    if (inertia || distances) {
-        const double sum = fn_km_measure(km, distances);
-        if (inertia) *inertia = sum;
-    }
+    if (inertia) *inertia = km->record.inertia;
     const bool bad = km->not_finite;
     if (sums && !bad) copy_sums(km, sums, counts);
     fn_km_free(km);

@@ -266,7 +266,6 @@ void fn_km_project_in_place(fn_km *km, int64_t first, int count, const double *s
                             float *room) {
     const int p = km->p, group = km->kernel->group;
     const int64_t ld = (p + km->kernel->lanes - 1) / km->kernel->lanes * km->kernel->lanes;
-    const char *start = (const char *)km->data.values + first * km->data.row_bytes;
     int32_t *where = (int32_t *)room;
     float *sums = room + km->ld + FN_KM_PAD, *part = sums + group * ld;
     for (int at = 0; at < count; at += group) {
@@ -274,7 +273,7 @@ void fn_km_project_in_place(fn_km *km, int64_t first, int count, const double *s
         const float *x[FN_KM_MOST_ROWS];
         float most;
         for (int i = 0; i < rows; i++)
-            x[i] = (const float *)(start + (at + i) * km->data.row_bytes);
+            x[i] = (const float *)fn_km_row_start(&km->data, first + at + i);
         const int64_t used = km->kernel->columns(rows, x, km->d, where, &most);
         multiply_basis(km, rows, x, used, where, sums, part, ld);
         for (int i = 0; i < rows; i++) {

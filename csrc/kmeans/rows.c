@@ -18,6 +18,7 @@ static double value(const fn_km_data *data, int64_t i) {
 static void raw_row(const fn_km_data *data, int64_t row, double *out) {
     const int64_t d = data->d;
     if (data->indptr) {
+        if (data->picked) row = data->picked[row];
         memset(out, 0, (size_t)d * sizeof *out);
         const fn_dtype kind = data->index_dtype;
         const int64_t end = fn_csr_index(data->indptr, kind, row + 1);
@@ -25,7 +26,7 @@ static void raw_row(const fn_km_data *data, int64_t row, double *out) {
             out[fn_csr_index(data->indices, kind, i)] += value(data, i);
         return;
     }
-    const char *start = (const char *)data->values + row * data->row_bytes;
+    const char *start = fn_km_row_start(data, row);
     if (data->dtype == FN_F64)
         memcpy(out, start, (size_t)d * sizeof *out);
     else
@@ -55,20 +56,25 @@ double fn_km_distance(const double *row, const double *center, int64_t d) {
     return total;
 }
 
+/* Cosine: the scales of `count` rows. Room: a row. */
+void fn_km_rows_scale(const fn_km_rows *rows, int64_t count, double *row) {
+    if (!rows->scales) return;
+    for (int64_t i = 0; i < count; i++) {
+        raw_row(rows->data, i, row);
+        double sum = 0;
+        for (int64_t j = 0; j < rows->data->d; j++) sum += row[j] * row[j];
+        rows->scales[i] = sum > 0 ? 1 / sqrt(sum) : 0;
+    }
+}
+
 fn_status fn_km_rows_begin(fn_km_rows *rows, const fn_km_data *data) {
     *rows = (fn_km_rows){.data = data};
     if (!data->cosine) return FN_OK;
     double *scales = fn_alloc((size_t)data->n * sizeof *scales);
     double *row = fn_alloc((size_t)data->d * sizeof *row);
-    if (scales && row)
-        for (int64_t i = 0; i < data->n; i++) {
-            raw_row(data, i, row);
-            double sum = 0;
-            for (int64_t j = 0; j < data->d; j++) sum += row[j] * row[j];
-            scales[i] = sum > 0 ? 1 / sqrt(sum) : 0;
-        }
-    fn_free(row);
     rows->scales = scales;
+    if (scales && row) fn_km_rows_scale(rows, data->n, row);
+    fn_free(row);
     if (scales && row) return FN_OK;
     fn_km_rows_end(rows);
     return FN_ENOMEM;
@@ -88,7 +94,7 @@ const void *fn_km_peek(const fn_km_rows *rows, int64_t index, int64_t c0, double
         return row + c0;
     }
     *wide = data->dtype == FN_F64;
-    return (const char *)data->values + index * data->row_bytes + c0 * (*wide ? 8 : 4);
+    return fn_km_row_start(data, index) + c0 * (*wide ? 8 : 4);
 }
 
 /* Rows first + list[i] less the shift, as float32 (count, ld); `row`: room for d. */

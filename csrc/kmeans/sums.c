@@ -45,7 +45,7 @@ static void move_row(const fn_km *km, int64_t index, int32_t old, int64_t c0, in
 static void prefetch_row(const fn_km_data *data, int64_t index, int64_t c0, int64_t c1) {
     if (data->indptr) return;
     const int64_t item = data->dtype == FN_F64 ? 8 : 4;
-    const char *row = (const char *)data->values + index * data->row_bytes;
+    const char *row = fn_km_row_start(data, index);
     for (int64_t b = c0 * item; b < c1 * item; b += 64) __builtin_prefetch(row + b);
 }
 

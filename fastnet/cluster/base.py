@@ -251,9 +251,11 @@ class ClusterModel(Parameters):
         return unit(wide) if self.metric == "cosine" else wide
 
     def _assign(self, rows: Rows, weights: np.ndarray | None = None,
-                labels: np.ndarray | None = None, inertia: bool = True) -> float:  # fmt: skip
-        """Nearest centres of all rows; returns the inertia, if that is wanted."""
-        centers, cosine, threads = self._centers(), self.metric == "cosine", self._threads()
+                labels: np.ndarray | None = None, inertia: bool = True,
+                centers: np.ndarray | None = None) -> float:  # fmt: skip
+        """Nearest centres (None: the model's) of all rows; the inertia, if that is wanted."""
+        cosine, threads = self.metric == "cosine", self._threads()
+        centers = self._centers() if centers is None else centers
         if rows.direct is not None:
             try:
                 return nearest(rows.direct, centers, labels=labels, weights=weights, cosine=cosine,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import _core, _sparse
-from .data import Rows, not_finite
+from .data import Rows, not_finite, unit
 
 if TYPE_CHECKING:
     from .statistics import Statistics
@@ -60,6 +60,70 @@ def nearest(
     if total is None:
         return 0.0
     return total / 2 if cosine else total
+
+
+class Batches:
+    """Centres that learn from batches of rows: mean of all rows that each has ever got, by weight.
+
+    rows : where `batch` is given, batches are `batch` numbers of rows, and weights must be None;
+    else a batch is all rows.
+    """
+
+    def __init__(self, rows: Rows, weights: np.ndarray | None, k: int, *, batch: int | None,
+                 cosine: bool, threads: int):  # fmt: skip
+        self.rows, self.weights, self.k, self.batch = rows, weights, k, batch
+        self.cosine, self.threads = cosine, threads
+        self.engine = None if rows.direct is None else self._engine(rows.direct, batch)
+
+    def _engine(self, x: Any, batch: int | None) -> _core.KMeansBatches:
+        return _core.KMeansBatches(as_engine_reads(x), self.weights, self.k, batch,
+                                   metric=metric_name(self.cosine), threads=self.threads)  # fmt: skip
+
+    def learn(
+        self, picked: np.ndarray | None, centers: np.ndarray, counts: np.ndarray
+    ) -> tuple[float, float]:
+        """A batch; `centers` and `counts` become those after it. Returns (inertia before, shift).
+
+        ValueError, and nothing changed, where a row has NaN or infinity.
+        """
+        if self.rows.direct is None:
+            if picked is None:
+                return self._learn_in_blocks(centers, counts)
+            self.engine = self._engine(self.rows.values(picked), None)
+            picked = None
+        assert self.engine is not None
+        inertia, shift = self.engine.learn(picked, centers, counts)
+        return inertia / 2 if self.cosine else inertia, shift
+
+    def _learn_in_blocks(self, centers: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+        sums, got, inertia = np.zeros_like(centers), np.zeros_like(counts), 0.0
+        for where, block in self.rows.blocks():
+            inertia += nearest(
+                block, centers, weights=None if self.weights is None else self.weights[where],
+                sums=sums, counts=got, cosine=self.cosine, threads=self.threads,
+            )  # fmt: skip
+        some = got > 0
+        after = centers.copy()
+        after[some] = (centers[some] * counts[some, None] + sums[some]) / (counts + got)[some, None]
+        if self.cosine:
+            after = np.where(after.any(axis=1, keepdims=True), unit(after), centers)
+        counts += got
+        self.before = centers.copy()
+        centers[:] = after
+        return inertia, self.shift(centers)
+
+    def shift(self, centers: np.ndarray) -> float:
+        """Squared distance of these to the centres before the last batch."""
+        if self.engine is not None:
+            return self.engine.shift(centers)
+        return float(((centers - self.before) ** 2).sum())
+
+    def relabel(self, centers: np.ndarray, labels: np.ndarray) -> float | None:
+        """Labels of the last batch for other centres, and its inertia; None: cannot be done here."""
+        if self.engine is None:
+            return None
+        inertia = self.engine.relabel(centers, labels)
+        return inertia / 2 if self.cosine else inertia
 
 
 def mean_variance(

@@ -12,7 +12,7 @@ import numpy as np
 from .. import check
 from .base import ClusterModel, Settings
 from .data import Rows, check_finite, make_rows, unit
-from .engine import nearest
+from .engine import Batches, nearest
 from .history import History, Iterations
 from .random import Seeds
 
@@ -122,23 +122,37 @@ class MiniBatchKMeans(ClusterModel):
         """
         settings = self._settings()
         seeds = Seeds(self.random_state)
-        rows = self._input(X, reset=True)
+        # where all rows get labels in the end, NaN and infinity show on the way
+        rows = self._input(X, reset=True, finite=not self.compute_labels)
         weights = self._weights(sample_weight, rows)
         self._check_rows(rows, settings)
         self._rng = np.random.default_rng(seeds.next())
-        centers = self._best_start(rows, weights, settings)
         self._counts, self._since_reassign = np.zeros(settings.k), 0
-        learning = _Learning(self, rows, weights, settings, centers)
-        learning.run()
+        try:
+            centers = self._best_start(rows, weights, settings)
+            learning = _Learning(self, rows, weights, settings, centers)
+            learning.run()
+            labels, inertia = self._labels(rows, weights, learning, settings)
+        except ValueError:
+            check_finite(rows)  # says where
+            raise
         self._set_centers(learning.centers, rows.dtype)
         self.history_, self.n_steps_ = learning.history, learning.steps
         self.n_iter_ = math.ceil(learning.steps * learning.batch / len(rows))
-        if self.compute_labels:
-            self._label(rows, weights)
-        else:
-            total = float(len(rows) if weights is None else weights.sum())
-            self.inertia_ = (learning.smooth or 0.0) * total
+        self.inertia_ = inertia
+        if labels is not None:
+            self.labels_ = labels
         return self
+
+    def _labels(
+        self, rows: Rows, weights: np.ndarray | None, learning: _Learning, settings: Settings
+    ) -> tuple[np.ndarray | None, float]:
+        """Labels of all rows and their inertia; or none, and the inertia that the batches tell."""
+        if not self.compute_labels:
+            total = float(len(rows) if weights is None else weights.sum())
+            return None, (learning.smooth or 0.0) * total
+        labels = np.empty(len(rows), np.int32)
+        return labels, self._assign(rows, weights, labels, centers=learning.centers)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> MiniBatchKMeans:
         """Learn from one batch, all of X. The first call chooses initial centres among its rows.
@@ -157,11 +171,21 @@ class MiniBatchKMeans(ClusterModel):
             self._counts, self._since_reassign = np.zeros(settings.k), 0
             centers = self._start(rows, weights, settings)
             self._set_centers(centers, rows.dtype)
-        centers = self._learn(rows.direct, rows, weights, self._centers(), settings)[0]
+        centers = self._centers().copy()
+        batches = Batches(rows, weights, len(centers), batch=None, cosine=settings.cosine,
+                          threads=settings.threads)  # fmt: skip
+        try:
+            self._learn(batches, None, centers)
+        except ValueError:
+            check_finite(rows)  # says where
+            raise
         self._set_centers(centers, self.cluster_centers_.dtype)
         self.n_steps_ = getattr(self, "n_steps_", 0) + 1
         if self.compute_labels:
-            self._label(rows, weights)
+            labels = np.empty(len(rows), np.int32)
+            inertia = batches.relabel(centers, labels)
+            self.inertia_ = self._assign(rows, weights, labels) if inertia is None else inertia
+            self.labels_ = labels
         return self
 
     def _settings(self) -> Settings:
@@ -173,11 +197,6 @@ class MiniBatchKMeans(ClusterModel):
         if self.init_size is not None:
             check.integer("init_size", self.init_size, low=1)
         return settings
-
-    def _label(self, rows: Rows, weights: np.ndarray | None) -> None:
-        labels = np.empty(len(rows), np.int32)
-        self.inertia_ = self._assign(rows, weights=weights, labels=labels)
-        self.labels_ = labels
 
     def _check_rows(self, rows: Rows, settings: Settings) -> None:
         if len(rows) < settings.k:
@@ -241,62 +260,42 @@ class MiniBatchKMeans(ClusterModel):
     # ---- a step ---------------------------------------------------------------------------------
 
     def _learn(
-        self,
-        x: Any,
-        rows: Rows,
-        weights: np.ndarray | None,
-        centers: np.ndarray,
-        settings: Settings,
-    ) -> tuple[np.ndarray, float]:
-        """The centres after a batch, and its inertia before. x: the batch, None for all `rows`."""
-        sums, counts, inertia = np.zeros_like(centers), np.zeros(len(centers)), 0.0
-        blocks = rows.blocks() if x is None else [(slice(None), x)]
-        for where, block in blocks:
-            try:
-                inertia += nearest(
-                    block, centers, weights=None if weights is None else weights[where], sums=sums,
-                    counts=counts, cosine=settings.cosine, threads=settings.threads,
-                )  # fmt: skip
-            except ValueError:
-                check_finite(rows)  # says where
-                raise
-        none = counts == 0
-        new = centers * self._counts[:, None]
-        new += sums
-        new /= np.where(none, 1, self._counts + counts)[:, None]
-        new[none] = centers[none]
-        if settings.cosine:
-            new = np.where(new.any(axis=1, keepdims=True), unit(new), centers)
-        self._counts = self._counts + counts
-        self._reassign(x, rows, weights, new)
-        return new, inertia
+        self, batches: Batches, picked: np.ndarray | None, centers: np.ndarray
+    ) -> tuple[float, float]:
+        """Learn from rows `picked`, None for all: the inertia before, and the squared shift."""
+        inertia, shift = batches.learn(picked, centers, self._counts)
+        if self._reassign(batches, picked, centers):
+            shift = batches.shift(centers)
+        return inertia, shift
 
-    def _reassign(
-        self, x: Any, rows: Rows, weights: np.ndarray | None, centers: np.ndarray
-    ) -> None:
+    def _reassign(self, batches: Batches, picked: np.ndarray | None, centers: np.ndarray) -> bool:
         """Now and then, clusters that hardly get any rows begin anew at one of the batch."""
-        n = len(rows) if x is None else x.shape[0]
+        rows, weights, counts = batches.rows, batches.weights, self._counts
+        n = len(rows) if picked is None else len(picked)
         self._since_reassign += n
-        due = (self._counts == 0).any() or self._since_reassign >= 10 * len(centers)
+        due = self._since_reassign >= 10 * len(centers) or not counts.all()
         if not due or not self.reassignment_ratio > 0:
-            return
+            return False
         self._since_reassign = 0
-        poor = self._counts < self.reassignment_ratio * self._counts.max()
+        poor = counts < self.reassignment_ratio * counts.max()
+        if not poor.any():
+            return False
         most = n // 2
         if poor.sum() > most:
-            poor[np.argsort(self._counts, kind="stable")[most:]] = False
+            poor[np.argsort(counts, kind="stable")[most:]] = False
         candidates = np.arange(n) if weights is None else np.flatnonzero(weights > 0)
         chosen = np.flatnonzero(poor)[: len(candidates)]
         if not len(chosen):
-            return
+            return False
         if self.verbose:
             print(f"[MiniBatchKMeans] Reassigning {len(chosen)} cluster centers.")
-        picked = self._rng.choice(candidates, len(chosen), replace=False)
-        values = rows.values(picked) if x is None or not isinstance(x, np.ndarray) else x[picked]
-        centers[chosen] = values
+        places = self._rng.choice(candidates, len(chosen), replace=False)
+        values = rows.values(places if picked is None else picked[places])
+        centers[chosen] = unit(values.astype(np.float64)) if batches.cosine else values
         rest = np.ones(len(centers), bool)
         rest[chosen] = False
-        self._counts[chosen] = self._counts[rest].min()
+        counts[chosen] = counts[rest].min()
+        return True
 
 
 class _Learning:
@@ -305,11 +304,16 @@ class _Learning:
     def __init__(self, model: MiniBatchKMeans, rows: Rows, weights: np.ndarray | None,
                  settings: Settings, centers: np.ndarray):  # fmt: skip
         self.model, self.rows, self.weights, self.settings = model, rows, weights, settings
-        self.centers, self.history, self.steps = centers, History(), 0
+        self.centers, self.history, self.steps = centers.copy(), History(), 0
         self.batch = min(model.batch_size, len(rows))
+        self.total = float(len(rows) if weights is None else weights.sum())
+        whole = self.batch == len(rows)
+        self.batches = Batches(
+            rows, weights if whole else None, len(centers), batch=None if whole else self.batch,
+            cosine=settings.cosine, threads=settings.threads,
+        )  # fmt: skip
         self.all_steps = max(1, settings.max_iter * len(rows) // self.batch)
         self.smooth: float | None = None
-        self.room: np.ndarray | None = None
         self.least, self.waited = np.inf, 0
         self.tolerance = settings.tol * self._variance() if settings.tol else 0.0
         self.sums = None if weights is None else np.cumsum(weights)
@@ -347,29 +351,16 @@ class _Learning:
 
     def _step(self) -> None:
         """A batch; whether it was the last stands in history.stopped."""
-        n, w = len(self.rows), self.weights
-        if self.batch == n:
-            x, mass = self.rows.direct, float(n if w is None else w.sum())
-        else:
-            x, w, mass = self._batch(), None, float(self.batch)
-        before = self.centers
-        after, inertia = self.model._learn(x, self.rows, w, before, self.settings)
-        shift = float(((after - before) ** 2).sum())
-        self.centers, self.steps = after, self.steps + 1
+        whole = self.batches.batch is None
+        mass = self.total if whole else float(self.batch)
+        picked = None if whole else self._draw()
+        inertia, shift = self.model._learn(self.batches, picked, self.centers)
+        self.steps += 1
         self.history.append(inertia=inertia / mass, shift=shift)
         self.history.stopped = self._stop(inertia / mass, shift)
         if self.model.verbose:
             print(f"Minibatch step {self.steps}/{self.all_steps}: mean batch inertia: "
                   f"{inertia / mass}, ewa inertia: {self.smooth}")  # fmt: skip
-
-    def _batch(self) -> Any:
-        """The rows of a batch, the next in the place of the last where they need no conversion."""
-        rows, picked = self.rows, self._draw()
-        if rows.sparse or rows.direct is None:
-            return rows.values(picked)
-        if self.room is None:
-            self.room = np.empty((self.batch, rows.shape[1]), rows.direct.dtype)
-        return np.take(rows.direct, picked, axis=0, out=self.room, mode="clip")
 
     def _draw(self) -> np.ndarray:
         """Numbers of the rows of a batch, by weight, with repetition."""
