@@ -26,6 +26,13 @@ class Problem:
     options: dict[str, Any]
 
 
+def blobs(n=300, d=5, k=4, seed=0, spread=0.3):
+    rng = np.random.default_rng(seed)
+    return 4 * rng.standard_normal((k, d))[rng.integers(0, k, n)] + spread * rng.standard_normal(
+        (n, d)
+    )
+
+
 def rows(rng, kind, n, d):
     """(n, d) float64."""
     if kind == "noise":

@@ -10,18 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kmeans_problems import blobs
 from reference_kmeans import assign
 
 import fastnet as fn
 from fastnet.cluster import Statistics, merge, silhouette
-
-
-def blobs(n=300, d=5, k=4, seed=0, spread=0.3):
-    rng = np.random.default_rng(seed)
-    return 4 * rng.standard_normal((k, d))[rng.integers(0, k, n)] + spread * rng.standard_normal(
-        (n, d)
-    )
-
 
 # ---- mini-batches -------------------------------------------------------------------------------
 

@@ -27,9 +27,6 @@ struct fn_km_batches {
     float *drift, *other; /* (k): how far a centre moved, and the farthest other one */
 };
 
-/* Centres from which projecting rows pays for one batch: see fn_km_new_once. */
-enum { MANY_CENTERS = 256 };
-
 void fn_km_batches_free(fn_km_batches *b) {
     if (!b) return;
     void *all[] = {b->picked,    b->doubtful, b->rows_left, b->labels,
@@ -63,7 +60,7 @@ fn_km_batches *fn_km_batches_new(const fn_km_data *data, int64_t k, int64_t rows
     const size_t n = (size_t)rows;
     b->data = *data;
     b->k = k, b->rows = rows, b->threads = threads;
-    b->each = k >= MANY_CENTERS && rows >= 4 * k;
+    b->each = fn_km_projects_once(k, rows);
     bool ok = (b->picked = fn_alloc(n * sizeof *b->picked));
     ok = ok && (b->doubtful = fn_alloc(n * sizeof *b->doubtful));
     ok = ok && (b->rows_left = fn_alloc(n * sizeof *b->rows_left));

@@ -178,10 +178,12 @@ fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, s
 }
 
 /* Centres from which projecting rows pays for a single assignment. */
-enum { MANY_CENTERS = 256 };
+enum { MANY_CENTERS = 512 };
+
+bool fn_km_projects_once(int64_t k, int64_t rows) { return k >= MANY_CENTERS && rows >= 4 * k; }
 
 fn_km *fn_km_new_once(const fn_km_data *data, int64_t k, bool sums, int threads) {
-    const bool many = k >= MANY_CENTERS && data->n >= 4 * k;
+    const bool many = fn_km_projects_once(k, data->n);
     return make(data, k, many ? FN_KM_AUTO : FN_KM_LLOYD, 0, threads,
                 sums ? FN_KM_SUM : FN_KM_LABEL);
 }

@@ -168,6 +168,7 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread);
 
 /* fit.c: fits that do one assignment (`sums`: and sum it), or none. */
 fn_km *fn_km_new_once(const fn_km_data *data, int64_t k, bool sums, int threads);
+bool fn_km_projects_once(int64_t k, int64_t rows);
 fn_km *fn_km_new_rows(const fn_km_data *data, int64_t k, int threads);
 void fn_km_assign_all(fn_km *km);
 double fn_km_measure_rows(fn_km *km, int64_t first, int64_t count, double *row);

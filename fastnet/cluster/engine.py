@@ -76,8 +76,10 @@ class Batches:
         self.engine = None if rows.direct is None else self._engine(rows.direct, batch)
 
     def _engine(self, x: Any, batch: int | None) -> _core.KMeansBatches:
-        return _core.KMeansBatches(as_engine_reads(x), self.weights, self.k, batch,
-                                   metric=metric_name(self.cosine), threads=self.threads)  # fmt: skip
+        return _core.KMeansBatches(
+            as_engine_reads(x), self.weights, self.k, batch, metric=metric_name(self.cosine),
+            threads=self.threads,
+        )  # fmt: skip
 
     def learn(
         self, picked: np.ndarray | None, centers: np.ndarray, counts: np.ndarray
@@ -119,7 +121,7 @@ class Batches:
         return float(((centers - self.before) ** 2).sum())
 
     def relabel(self, centers: np.ndarray, labels: np.ndarray) -> float | None:
-        """Labels of the last batch for other centres, and its inertia; None: cannot be done here."""
+        """Labels of the last batch for other centres, and its inertia; None: not known here."""
         if self.engine is None:
             return None
         inertia = self.engine.relabel(centers, labels)
