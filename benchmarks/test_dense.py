@@ -8,15 +8,21 @@ end is made of those. `fastnet bench` interleaves the libraries, so its ratios a
 import pytest
 
 from fastnet import bench
-from fastnet._peers import LABELS
+from fastnet._peers import CLUSTERING, NETWORKS
 
-CASES = [case for case in bench.CASES if case.kind != "import"]
+CASES = [
+    (case, library)
+    for case in bench.CASES
+    if case.kind != "import"
+    for library in (CLUSTERING if case.clusters else NETWORKS)
+]
 ROUNDS = 3
 
 
-@pytest.mark.parametrize("library", LABELS)
 @pytest.mark.parametrize("threads", bench.thread_counts(""))
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    ("case", "library"), CASES, ids=[f"{case.name}-{library}" for case, library in CASES]
+)
 def test_case(benchmark, request, pool, page, case, threads, library):
     if not request.config.getoption("--full"):
         case = case.smaller()

@@ -40,6 +40,19 @@ def random_rows(rows: int, width: int, classes: int) -> tuple[np.ndarray, np.nda
     return x, np.argmax(x @ rule, axis=1)
 
 
+def blobs(rows: int, columns: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return x (rows, columns) float32 in `count` round heaps that overlap, and their numbers."""
+    rng = np.random.default_rng(0)
+    centers = 3 * rng.normal(size=(count, columns))
+    y = rng.integers(0, count, rows)
+    return (centers[y] + rng.normal(size=(rows, columns))).astype(np.float32), y
+
+
+def start_centers(x: np.ndarray, k: int) -> np.ndarray:
+    """Return k different rows of x, (k, columns)."""
+    return x[np.random.default_rng(1).choice(len(x), k, replace=False)].copy()
+
+
 def start_weights(widths: Sequence[int]) -> list[np.ndarray]:
     """Return Glorot-uniform kernels and zero biases, float32, as [W, b, W, b, ...]."""
     rng = np.random.default_rng(2)
@@ -84,12 +97,22 @@ class Arrays:
         if not y.exists():
             if case.data == "mnist":
                 arrays = self.mnist(case.rows)
+            elif case.data == "blobs":
+                arrays = blobs(case.rows, *case.widths)
             else:
                 arrays = random_rows(case.rows, case.widths[0], case.widths[-1])
             np.save(x, np.ascontiguousarray(arrays[0]))
             np.save(y, arrays[1])
-        weights = self.folder / f"w-{case.net or '-'.join(map(str, case.widths))}.npz"
+        name = key if case.clusters else case.net or "-".join(map(str, case.widths))
+        weights = self.folder / f"w-{name}.npz"
         if not weights.exists():
-            own = nets.start_weights(nets.NETS[case.net]) if case.net else None
-            np.savez(weights, *(own or start_weights(case.widths)))
+            np.savez(weights, *self.start(case, x))
         return {"x": str(x), "y": str(y), "weights": str(weights)}
+
+    @staticmethod
+    def start(case: Any, x: Path) -> list[np.ndarray]:
+        """Return what a case begins with: weights of a network, or centres out of the file x."""
+        if case.clusters:
+            return [start_centers(np.load(x), case.widths[1])]
+        own = nets.start_weights(nets.NETS[case.net]) if case.net else None
+        return own or start_weights(case.widths)

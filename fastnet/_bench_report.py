@@ -123,9 +123,9 @@ class Page:
         self.add(Result(case, []))
         return self.results[-1]
 
-    def shown(self) -> list[str]:
-        """Return the libraries that measured anything, fastnet first."""
-        names = {m.library for r in self.results for m in r.measurements if not m.error}
+    def shown(self, results: list[Result]) -> list[str]:
+        """Return the libraries that measured any of these, fastnet first."""
+        names = {m.library for r in results for m in r.measurements if not m.error}
         return [name for name in self.libraries if name in names]
 
     def failed(self) -> bool:
@@ -148,11 +148,17 @@ class Page:
             f"{datetime.date.today()}, {quiet}, Python {platform.python_version()}, {libraries}",
         ]
 
-    def table(self) -> list[list[str]]:
-        """Return the table as rows of text, the head first."""
-        names = self.shown()
+    def tables(self) -> list[list[list[str]]]:
+        """Return the tables of networks and of k-means, where there are such cases."""
+        kinds = (False, True)
+        return [self.table(c) for c in kinds if any(r.case.clusters == c for r in self.results)]
+
+    def table(self, clusters: bool = False) -> list[list[str]]:
+        """Return a table as rows of text, the head first: of networks, or of k-means."""
+        results = [r for r in self.results if r.case.clusters == clusters]
+        names = self.shown(results)
         rows = [["case", "threads", *(LABELS[n] for n in names), "best rival", "of peak"]]
-        for result in self.results:
+        for result in results:
             counts = sorted({m.threads or 0 for m in result.measurements})
             rows += [self.row(result, names, t or None) for t in counts]
         return rows
@@ -171,7 +177,7 @@ class Page:
         if best is not None:
             rival = LABELS[best.library] + (f" {best.best / own.best:.2f}x" if own else "")
         timed = own or best
-        if timed and threads and result.case.kind != "import" and not math.isnan(self.peak):
+        if timed and threads and result.case.flops and not math.isnan(self.peak):
             rate = result.case.flops / timed.best * 1e-9
             share = f"{100 * rate / (threads * self.peak):.0f} %"
         return [result.case.title, str(threads or "-"), *cells, rival, share]
@@ -187,7 +193,7 @@ class Page:
     def notes(self) -> list[str]:
         """Return what the table leaves out: differing results, noise, compilation, refusals."""
         out = [self.note] if self.note else []
-        if any(r.case.data == "mnist" and r.case.kind != "import" for r in self.results):
+        if any(r.case.data == "mnist" and r.case.flops for r in self.results):
             out.append(
                 "of peak counts products with zeros as done; fastnet skips them where it can, and "
                 "81 % of MNIST is zeros: the rows without zeros show the arithmetic alone"
@@ -259,8 +265,7 @@ class Page:
     def text(self) -> str:
         """Return the page as plain text."""
         parts = ["\n".join(self.machine())]
-        if self.results:
-            parts.append(aligned(self.table()))
+        parts += map(aligned, self.tables())
         parts += ["\n".join(self.notes())] if self.notes() else []
         for grid in self.grids:
             head, rows = self.grid(grid)
@@ -270,8 +275,7 @@ class Page:
     def markdown(self) -> str:
         """Return the page as Markdown, between the two marks."""
         parts = [BEGIN, "  \n".join(self.machine())]
-        if self.results:
-            parts.append(piped(self.table()))
+        parts += map(piped, self.tables())
         parts += ["\n".join(f"* {note}" for note in self.notes())] if self.notes() else []
         for grid in self.grids:
             head, rows = self.grid(grid)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import math
 import signal
 import subprocess
@@ -23,8 +22,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ._bench_cases import CASE_NAMES, CASES, Case
 from ._bench_data import Arrays
-from ._peers import LABELS, nets
+from ._peers import CLUSTERING, LABELS, NETWORKS
 from ._peers.worker import Worker, WorkerError, available_cpus
 
 GRID_WIDTHS = (16, 32, 64, 128, 256, 1024)
@@ -38,92 +38,6 @@ IMPORTS = {
 }
 Ask = Callable[..., Any]  # Worker.ask
 SAME_LOSS = 0.02  # rounding differs between libraries, and training amplifies it
-
-
-@dataclass(frozen=True)
-class Case:
-    """One row of the table.
-
-    kind : "train" (one epoch), "predict" (all rows in one call) or "import".
-    widths : layer sizes with the input first; relu between, softmax at the end.
-    net : a convolutional network of `_peers/nets.py` instead; widths are then (values of an image,
-        classes).
-    data : "mnist" (float32 in [0, 1], or a synthetic set like it) or "random".
-    number : runs in a row that are timed together.   warm : one untimed run before them.
-    report_rows : scale the time to so many rows (an epoch of MNIST timed on a part of it).
-    """
-
-    name: str
-    title: str
-    kind: str = "train"
-    widths: tuple[int, ...] = (784, 200, 10)
-    net: str = ""
-    batch: int = 128
-    rows: int = 60_000
-    optimizer: str = "sgd"
-    lr: float = 0.05
-    momentum: float = 0.9
-    data: str = "mnist"
-    number: int = 1
-    warm: bool = False
-    report_rows: int | None = None
-
-    @property
-    def flops(self) -> int:
-        """Multiplications and additions of the matrix products of one reported run."""
-        rows = self.report_rows or self.rows
-        if self.net:
-            return rows * nets.flops(nets.NETS[self.net], self.kind == "train")
-        total = 0
-        for i, (d_in, units) in enumerate(itertools.pairwise(self.widths)):
-            # forward and dW, and dX except for the first layer
-            products = 1 if self.kind == "predict" else 2 if i == 0 else 3
-            total += 2 * products * d_in * units
-        return total * rows
-
-    def smaller(self) -> Case:
-        """Return the case cut to a twentieth, for a quick look."""
-        rows = max(1, self.rows // 20) if self.rows > 100 else self.rows
-        number = max(1, self.number // 10)
-        return replace(self, rows=rows, number=number, report_rows=self.report_rows or self.rows)
-
-
-CASES = (
-    Case("batch1", "784-200-10 SGD, epoch of 60k, batch 1",
-         batch=1, lr=0.001, rows=12_000, report_rows=60_000),
-    Case("batch32", "784-200-10 SGD, epoch of 60k, batch 32", batch=32, lr=0.01),
-    Case("batch128", "784-200-10 SGD, epoch of 60k, batch 128"),
-    Case("batch512", "784-200-10 SGD, epoch of 60k, batch 512", batch=512),
-    Case("dense32", "784-200-10 SGD, 60k rows without zeros, batch 32",
-         batch=32, lr=0.001, data="random"),
-    Case("dense128", "784-200-10 SGD, 60k rows without zeros, batch 128", lr=0.002, data="random"),
-    Case("dense512", "784-200-10 SGD, 60k rows without zeros, batch 512",
-         batch=512, lr=0.002, data="random"),
-    Case("adam", "784-200-10 Adam, epoch of 60k, batch 128", optimizer="adam", lr=0.001),
-    Case("wide", "784-512-512-10 SGD, epoch of 60k, batch 128",
-         widths=(784, 512, 512, 10), lr=0.01),
-    Case("small", "64-64-64-2 SGD, epoch of 50k, batch 32",
-         widths=(64, 64, 64, 2), batch=32, lr=0.01, rows=50_000, data="random"),
-    Case("predict1", "784-200-10, predict one row", kind="predict",
-         rows=1, number=2000, warm=True),
-    Case("predict10k", "784-200-10, predict 10,000 rows", kind="predict",
-         rows=10_000, number=5, warm=True),
-    Case("lenet", "LeNet, 8 and 16 channels, Adam, epoch of 60k, batch 64", net="lenet",
-         widths=(784, 10), batch=64, rows=6_400, report_rows=60_000, optimizer="adam", lr=0.001),
-    Case("cnn", "CNN 32-32-64, Adam, epoch of 60k, batch 64", net="cnn",
-         widths=(784, 10), batch=64, rows=2_560, report_rows=60_000, optimizer="adam", lr=0.001),
-    Case("resnet", "residual 16-32-64 on 32x32x3, Adam, epoch of 50k, batch 64", net="resnet",
-         widths=(3072, 10), batch=64, rows=1_920, report_rows=50_000, optimizer="adam", lr=0.001,
-         data="random"),
-    Case("lenet1", "LeNet, predict one image", kind="predict", net="lenet", widths=(784, 10),
-         rows=1, number=500, warm=True),
-    Case("lenet10k", "LeNet, predict 10,000 images", kind="predict", net="lenet",
-         widths=(784, 10), rows=10_000, warm=True),
-    Case("fixed", "4-16-3, fit on 32 rows: the fixed cost", widths=(4, 16, 3),
-         batch=32, rows=32, lr=0.001, data="random", number=500, warm=True),
-    Case("import", "import, on top of NumPy", kind="import"),
-)  # fmt: skip
-CASE_NAMES = (*(case.name for case in CASES), "threads")
 
 
 @dataclass
@@ -232,7 +146,9 @@ class Pool:
         pin : bool, default True. Hold a worker of n threads to n CPUs.
         A library that cannot do the case gets a measurement with `error` set and no times.
         """
-        result = Result(case, [Measurement(name, t) for t in threads for name in libraries])
+        able = CLUSTERING if case.clusters else NETWORKS
+        names = [name for name in libraries if name in able]
+        result = Result(case, [Measurement(name, t) for t in threads for name in names])
         asks = {id(m): self.prepare(case, m, pin) for m in result.measurements}
         for i in range(repeats):
             for m in result.measurements[:: 1 if i % 2 == 0 else -1]:
@@ -243,7 +159,8 @@ class Pool:
 
     def prepare(self, case: Case, m: Measurement, pin: bool = True) -> Ask:
         """Make a worker ready for a case, note its first run, and return its `Worker.ask`."""
-        names = ("kind", "widths", "net", "batch", "optimizer", "lr", "momentum")
+        names = ("kind", "widths", "net", "batch", "optimizer", "lr", "momentum",
+                 "iterations")  # fmt: skip
         fields = {name: getattr(case, name) for name in names} | {"threads": m.threads}
         ask = self.get(m.library, m.threads, pin).ask
         m.first = m.attempt(ask, "prepare", fields, self.arrays.files(case))

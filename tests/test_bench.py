@@ -15,8 +15,14 @@ import pytest
 
 from fastnet import _bench_report as report
 from fastnet import bench
-from fastnet._bench_data import random_rows, start_weights, synthetic_mnist
-from fastnet._peers import LABELS, nets, worker
+from fastnet._bench_data import (
+    blobs,
+    random_rows,
+    start_centers,
+    start_weights,
+    synthetic_mnist,
+)
+from fastnet._peers import CLUSTERING, NETWORKS, nets, worker
 
 TRAIN = bench.Case("t", "", widths=(12, 9, 7, 3), batch=8, rows=45, lr=0.1, data="random")
 TRAINING = [
@@ -76,14 +82,18 @@ def reference_loss(case, epochs):
 
 def need(library):
     """Skip where the library is not installed."""
-    modules = {"fastnet": ["fastnet._core"], "onnxruntime": ["onnxruntime", "onnx"]}
+    modules = {
+        "fastnet": ["fastnet._core"],
+        "onnxruntime": ["onnxruntime", "onnx"],
+        "onedal": ["sklearnex"],
+    }
     for module in modules.get(library, [library]):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
 
 
 @pytest.mark.parametrize("case", TRAINING, ids=["sgd", "batch1", "adam", "warm"])
-@pytest.mark.parametrize("library", [name for name in LABELS if name != "onnxruntime"])
+@pytest.mark.parametrize("library", [name for name in NETWORKS if name != "onnxruntime"])
 def test_training_is_the_same_everywhere(pool, library, case):
     need(library)
     (m,) = pool.measure(case, [library], [1], 2).measurements
@@ -97,7 +107,7 @@ def test_training_is_the_same_everywhere(pool, library, case):
     assert m.loss == pytest.approx(want, rel=1e-4)
 
 
-@pytest.mark.parametrize("library", LABELS)
+@pytest.mark.parametrize("library", NETWORKS)
 def test_prediction_is_the_same_everywhere(pool, library):
     need(library)
     (m,) = pool.measure(PREDICT, [library], [1], 1).measurements
@@ -119,6 +129,54 @@ def test_networks_of_images_are_the_same_everywhere(pool, net, kind):
     assert own.loss != pytest.approx(np.log(10), rel=1e-3)
     (other,) = pool.measure(case, ["numpy"], [1], 1).measurements
     assert "on images" in other.error
+
+
+def distance(x, centers):
+    """Return the mean squared distance to the nearest centre, float64."""
+    return ((x[:, None] - centers) ** 2).sum(axis=2).min(axis=1).mean()
+
+
+@pytest.mark.parametrize("kind", ["cluster", "batches", "assign"])
+@pytest.mark.parametrize("library", CLUSTERING)
+def test_clustering_is_the_same_everywhere(pool, library, kind):
+    need(library)
+    case = bench.Case("t", "", kind, (3, 5), rows=400, iterations=4, data="blobs", batch=100)
+    (m,) = pool.measure(case, [library], [1], 2).measurements
+    if kind == "batches" and library in ("onedal", "faiss"):
+        assert "no mini-batches" in m.error
+        return
+    assert m.error == "" and len(m.times) == 2
+    x, _ = blobs(400, 3, 5)
+    centers = start_centers(x, 5).astype(np.float64)
+    if kind == "assign":
+        assert m.loss == pytest.approx(distance(x, centers), rel=1e-4)
+        return
+    first = distance(x, centers)
+    for _ in range(case.iterations):
+        labels = ((x[:, None] - centers) ** 2).sum(axis=2).argmin(axis=1)
+        centers = np.array([x[labels == j].mean(axis=0) for j in range(5)])
+    want = distance(x, centers)
+    assert want < 0.8 * first
+    assert m.loss == pytest.approx(want, rel=0.2 if kind == "batches" else 0.005)
+
+
+def test_until_nothing_moves_is_nothing_for_faiss(pool):
+    need("faiss")
+    case = bench.Case("t", "", "cluster", (3, 5), rows=400, iterations=1000, data="blobs")
+    own, faiss = pool.measure(case, ["fastnet", "faiss"], [1], 1).measurements
+    assert own.error == "" and "all iterations" in faiss.error
+
+
+def test_only_libraries_that_cluster_are_asked(pool):
+    case = bench.Case("t", "", "assign", (3, 5), rows=40, data="blobs")
+    result = pool.measure(case, ["fastnet", "torch", "jax"], [1], 1)
+    assert [m.library for m in result.measurements] == ["fastnet"]
+    page = report.Page(["fastnet", "torch"], [1], peak=100.0)
+    page.add(result)
+    page.add(bench.Result(TRAIN, [timed(1, [1.0])]))
+    networks, clusters = page.tables()
+    assert networks[1][-1] != "-" and clusters[1][-1] == "-"  # no share of the peak
+    assert clusters[0] == ["case", "threads", "fastnet", "best rival", "of peak"]
 
 
 def test_what_a_library_cannot_do_is_noted_and_the_others_go_on(pool):

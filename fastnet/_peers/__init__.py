@@ -1,7 +1,8 @@
 """The rivals of `fastnet bench`: the same work done by each library at its best setting.
 
 One file a library, each with a class ``Train`` and a class ``Predict`` where the library can do
-that, and for networks of images (`nets.py`) one file more. A worker process (`worker.py`) loads
+that, for networks of images (`nets.py`) one file more, and for k-means (`clusters.py`) one for
+all. A worker process (`worker.py`) loads
 this package by its path, so nothing here imports fastnet unless fastnet itself is measured, and a
 library is imported only by its own workers.
 
@@ -25,7 +26,11 @@ LABELS = {
     "torch": "PyTorch",
     "jax": "JAX jit+scan",
     "onnxruntime": "ONNX Runtime",
+    "onedal": "oneDAL",
+    "faiss": "faiss",
 }
+NETWORKS = ("fastnet", "numpy", "sklearn", "torch", "jax", "onnxruntime")
+CLUSTERING = ("fastnet", "sklearn", "onedal", "faiss")
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-7
 CHECKED_ROWS = 500  # images that a trained network is asked about
 
@@ -38,7 +43,8 @@ class RefusedError(Exception):
 class Job:
     """One piece of work.
 
-    kind : "train" (one epoch) or "predict" (one call over all of x).
+    kind : "train" (one epoch) or "predict" (one call over all of x); or of k-means, see
+        `clusters.py`.
     net : a name of `nets.NETS`, or "" for dense layers of `widths`.
     optimizer : "sgd" or "adam".
     x : (rows, widths[0]) float32.   y : (rows,) int64 labels.
@@ -57,6 +63,7 @@ class Job:
     weights: list[Any]
     threads: int | None = 1
     net: str = ""
+    iterations: int = 0
 
 
 class Work:
@@ -80,6 +87,8 @@ def make_work(library: str, job: Job) -> Work:
 
     Raises RefusedError where the library does not do this, ImportError where it is not installed.
     """
+    if job.kind in clusters.KINDS:
+        return clusters.make_work(library, job)
     if job.net and library not in ("fastnet", "torch"):
         raise RefusedError(f"{LABELS[library]} does not {job.kind} on images")
     module = importlib.import_module(f".{'images_' if job.net else ''}with_{library}", __name__)
@@ -90,7 +99,10 @@ def make_work(library: str, job: Job) -> Work:
 
 
 def mean_loss(job: Job, result: list[Any], max_rows: int = 10_000) -> float:
-    """Return the mean cross entropy of a `Work.result` over the first rows, for any library."""
+    """Return the mean cross entropy of a `Work.result` over the first rows, for any library; of
+    k-means, the mean squared distance to the centres."""
+    if job.kind in clusters.KINDS:
+        return clusters.mean_distance(job, result, max_rows)
     y = job.y[:max_rows]
     if job.kind == "predict" or job.net:
         p = np.asarray(result[0], np.float64)[:max_rows]
@@ -105,3 +117,6 @@ def mean_loss(job: Job, result: list[Any], max_rows: int = 10_000) -> float:
     z = h.astype(np.float64)
     z -= z.max(axis=1, keepdims=True)
     return float((np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y]).mean())
+
+
+from . import clusters  # noqa: E402 - it needs the classes above
