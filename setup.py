@@ -128,7 +128,9 @@ core = Extension(
         *sorted(map(str, [*Path("csrc").glob("*.c"), *Path("csrc/kmeans").glob("*.c")])),
     ],
     depends=[
+        "fastnet/_engine.pxi",
         "fastnet/_kmeans.pxi",
+        "fastnet/_machine.pxi",
         *sorted(str(p) for p in Path("csrc").rglob("*") if p.suffix in (".h", ".def")),
     ],
     include_dirs=["csrc", openblas.get_include_dir()],

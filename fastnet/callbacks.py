@@ -23,19 +23,33 @@ _EVENTS = ("train", "epoch", "batch")
 
 
 class Callback:
-    """Events of a fit. ``self.trainer`` is set before the first; set its ``stop_training`` to end.
+    """Events of a fit: override those you want. Epochs and batches count from 0, in each fit.
 
-    logs hold "loss", the metrics and, at the end of an epoch, "val_..."; batch logs hold "loss".
+    Attributes
+    ----------
+    trainer : Trainer
+        Set before the first event; ``trainer.stop_training = True`` ends the fit.
     """
 
     trainer: Trainer
 
-    def on_train_begin(self, logs: Logs) -> None: ...
-    def on_train_end(self, logs: Logs) -> None: ...
-    def on_epoch_begin(self, epoch: int, logs: Logs) -> None: ...
-    def on_epoch_end(self, epoch: int, logs: Logs) -> None: ...
-    def on_batch_begin(self, batch: int, logs: Logs) -> None: ...
-    def on_batch_end(self, batch: int, logs: Logs) -> None: ...
+    def on_train_begin(self, logs: Logs) -> None:
+        """Before the first epoch; logs are empty."""
+
+    def on_train_end(self, logs: Logs) -> None:
+        """After the last epoch, also when Ctrl-C ended the fit; logs of that epoch."""
+
+    def on_epoch_begin(self, epoch: int, logs: Logs) -> None:
+        """Before an epoch; logs are empty."""
+
+    def on_epoch_end(self, epoch: int, logs: Logs) -> None:
+        """After an epoch; logs hold "loss", the metrics, and both of validation as "val_..."."""
+
+    def on_batch_begin(self, batch: int, logs: Logs) -> None:
+        """Before a minibatch; logs are empty."""
+
+    def on_batch_end(self, batch: int, logs: Logs) -> None:
+        """After a minibatch; logs hold its "loss"."""
 
     def wants_batches(self) -> bool:
         """Whether a batch event is overridden."""
@@ -47,7 +61,18 @@ class Callback:
 
 
 class LambdaCallback(Callback):
-    """A callback from functions: on_epoch_end=lambda epoch, logs: ..., and so on for all events."""
+    """A callback from functions.
+
+    Parameters
+    ----------
+    **events : callable
+        ``on_epoch_end=lambda epoch, logs: ...``, and so on for the events of `Callback`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an event that there is not, and for what is no function.
+    """
 
     def __init__(self, **events: Callable[..., Any]):
         known = [f"on_{what}_{when}" for what in _EVENTS for when in ("begin", "end")]

@@ -21,8 +21,13 @@ from .check import integer, number
 class Schedule(Parameters):
     """Base of all schedules. Subclasses say the rate of a step in ``_rate``.
 
-    ``schedule(step)``: step, an integer >= 0 -> learning rate, a finite float >= 0.
-    Raises TypeError or ValueError for anything else, on either side. Attributes are the parameters.
+    ``schedule(step)``: step, an integer >= 0 -> learning rate, a finite float >= 0. Attributes are
+    the parameters.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When made, for parameters that are out of range; when called, for a step or a rate that is.
     """
 
     def __call__(self, step: int) -> float:
@@ -44,7 +49,12 @@ class Schedule(Parameters):
 
 
 class ConstantRate(Schedule):
-    """The same `learning_rate` (>= 0) at every step."""
+    """The same rate at every step.
+
+    Parameters
+    ----------
+    learning_rate : float >= 0
+    """
 
     def __init__(self, learning_rate: float):
         self.learning_rate = number("learning_rate", learning_rate, low=0)
@@ -59,8 +69,13 @@ class ConstantRate(Schedule):
 class ExponentialDecay(Schedule):
     """initial_learning_rate * decay_rate ** (step / decay_steps).
 
-    initial_learning_rate, decay_rate : numbers >= 0 and > 0.   decay_steps : int >= 1.
-    staircase : if True the exponent is rounded down. As Keras's.
+    Parameters
+    ----------
+    initial_learning_rate : float >= 0
+    decay_steps : int >= 1
+    decay_rate : float > 0
+    staircase : bool, default False
+        True rounds the exponent down. As in Keras.
     """
 
     def __init__(
@@ -83,7 +98,12 @@ class ExponentialDecay(Schedule):
 class StepDecay(Schedule):
     """initial_learning_rate * gamma ** (step // step_size): a drop every `step_size` steps.
 
-    initial_learning_rate, gamma : numbers >= 0 and > 0.   step_size : int >= 1. PyTorch's StepLR.
+    Parameters
+    ----------
+    initial_learning_rate : float >= 0
+    step_size : int >= 1
+    gamma : float > 0, default 0.1
+        Parameters and rates are those of PyTorch's StepLR.
     """
 
     def __init__(self, initial_learning_rate: float, step_size: int, gamma: float = 0.1):
@@ -102,8 +122,14 @@ class CosineDecay(Schedule):
     warmup_target over warmup_steps, then falls to alpha * warmup_target over decay_steps. It stays
     there. As Keras's; Loshchilov & Hutter 2017.
 
-    initial_learning_rate, warmup_target : numbers >= 0.   alpha : number in [0, 1].
-    decay_steps : int >= 1.   warmup_steps : int >= 0; without warmup_target it is not used.
+    Parameters
+    ----------
+    initial_learning_rate : float >= 0
+    decay_steps : int >= 1
+    alpha : float in [0, 1], default 0
+    warmup_target : float >= 0, optional
+    warmup_steps : int >= 0, default 0
+        Without warmup_target it is not used.
     """
 
     def __init__(
@@ -136,9 +162,15 @@ class CosineDecay(Schedule):
 class PolynomialDecay(Schedule):
     """(initial - end) * (1 - step / decay_steps) ** power + end, then the end rate for good.
 
-    initial_learning_rate, end_learning_rate : numbers >= 0.   power : number > 0.
-    decay_steps : int >= 1.   cycle : if True, decay_steps is doubled, tripled, ... each time that
-    it is passed, instead of staying at the end rate. As Keras's.
+    Parameters
+    ----------
+    initial_learning_rate : float >= 0
+    decay_steps : int >= 1
+    end_learning_rate : float >= 0, default 0.0001
+    power : float > 0, default 1
+    cycle : bool, default False
+        True doubles, triples, ... decay_steps each time that it is passed, instead of staying at
+        the end rate. As in Keras.
     """
 
     def __init__(
@@ -167,8 +199,11 @@ class PolynomialDecay(Schedule):
 class PiecewiseConstantDecay(Schedule):
     """values[0] up to and including step boundaries[0], values[1] up to boundaries[1], and so on.
 
-    boundaries : integers >= 0, rising.   values : numbers >= 0, one more than boundaries.
-    As Keras's.
+    Parameters
+    ----------
+    boundaries : sequence of int >= 0, rising
+    values : sequence of float >= 0, one more than boundaries
+        As in Keras.
     """
 
     def __init__(self, boundaries: Sequence[int], values: Sequence[float]):
@@ -189,8 +224,12 @@ class PiecewiseConstantDecay(Schedule):
 class Warmup(Schedule):
     """A straight line up to another schedule's first rate, then that schedule from its step 0.
 
-    schedule : number or callable of the step.   warmup_steps : int >= 1.
-    initial_learning_rate : the rate of step 0, a number >= 0 (default 0.0).
+    Parameters
+    ----------
+    schedule : float or callable of the step
+    warmup_steps : int >= 1
+    initial_learning_rate : float >= 0, default 0
+        The rate of step 0.
     """
 
     def __init__(self, schedule: Any, warmup_steps: int, initial_learning_rate: float = 0.0):
@@ -212,8 +251,13 @@ class OneCycle(Schedule):
     max / div_factor / final_div_factor at step total_steps - 1, and there for good. The rates are
     those of PyTorch's OneCycleLR, whose parameter names these are.
 
-    max_learning_rate : number >= 0.   total_steps : int >= 1.   pct_start : number in [0, 1].
-    div_factor, final_div_factor : numbers > 0.
+    Parameters
+    ----------
+    max_learning_rate : float >= 0
+    total_steps : int >= 1
+    pct_start : float in [0, 1], default 0.3
+    div_factor : float > 0, default 25
+    final_div_factor : float > 0, default 10,000
     """
 
     def __init__(
