@@ -9,7 +9,7 @@ import numpy as np
 
 from .graph import Graph, Nested, Tensor, as_tensor, trace
 from .layers import Layer
-from .network import Network
+from .network import Network, building
 
 
 class Model(Network):
@@ -67,8 +67,11 @@ class Model(Network):
 
     def build(self, input_shape: Any = None) -> None:
         """Draw the weights now rather than when they are first needed."""
-        if not self.built:
-            self._fill(self._draw())
+        if self.built:
+            return
+        with building:
+            if not self.built:
+                self._fill(self._draw())
 
     def _need_built(self, what: str, x: np.ndarray | None = None) -> None:
         self.build()

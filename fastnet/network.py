@@ -20,6 +20,9 @@ from .lowering import Lowered, Request, lower, prediction
 
 #: Rows of one pass of predict; any number of rows gives the same bits.
 _PREDICT_ROWS = 1024
+#: Several threads may ask for the first prediction, and networks share layers: one builds, others
+#: wait.
+building = threading.RLock()
 _PLAIN = (np.dtype(np.float32), np.dtype(np.uint8))
 
 
@@ -61,14 +64,15 @@ class Network:
             raise ValueError(
                 f"{self.name} is built for rows of shape {self.input_shape}, not {shape}"
             )
-        if self.built:
-            return
-        try:
-            self._infer(shape)
-            self._fill(self._draw())
-        except BaseException:
-            self._forget()
-            raise
+        with building:
+            if self.built:
+                return
+            try:
+                self._infer(shape)
+                self._fill(self._draw())
+            except BaseException:
+                self._forget()
+                raise
 
     def _forget(self) -> None:
         """Not built, as before: what was wrong leaves no trace."""
@@ -121,12 +125,12 @@ class Network:
         params = _core.Params(self._plan(prediction(1)).plan)
         for number, flat in values:
             params.set(number, flat)
-        self.params = params
         for _, layer in self._leaves():
             layer._users.add(self)
             if layer.network is None or not layer.network.built:
                 layer._network = weakref.ref(self)
             layer._keeper = layer.network if len(layer._users) > 1 else None
+        self.params = params  # last: it says that the network is built
 
     def _leaves(self) -> list[tuple[str, Layer]]:
         """(path, layer) of every layer, those inside nested networks too, each once."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -147,6 +148,27 @@ def test_predictions_beside_training():
     plain = classifier(20, 5, hidden=40)
     plain.fit(x, y, epochs=20)
     assert digest(plain) == digest(net)
+
+
+@pytest.mark.parametrize("kind", ["chain", "graph"])
+def test_threads_that_come_first_build_a_network_once(kind):
+    """Each of them predicts with the weights that the network has afterwards."""
+    drawn = []
+
+    def slowly(shape, rng):
+        drawn.append(shape)
+        time.sleep(0.05)
+        return rng.standard_normal(shape)
+
+    dense = layers.Dense(4, kernel_initializer=slowly)
+    if kind == "chain":
+        net = fn.Sequential([dense], seed=0)
+    else:
+        x = fn.Input(5)
+        net = fn.Model(x, dense(x), seed=0)
+    answers = together(*[lambda: net.predict(rows()).tobytes()] * 4)
+    assert drawn == [(5, 4)]
+    assert set(answers) == {net.predict(rows()).tobytes()}
 
 
 def test_fits_of_one_network_wait_for_each_other():
