@@ -13,9 +13,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(params=_core.simd_levels())
+BY_NAME = os.environ.get("FASTNET_SIMD")
+
+
+@pytest.fixture(params=[BY_NAME] if BY_NAME else _core.simd_levels())
 def level(request):
-    """The SIMD level of the test: each one that this processor has."""
+    """The SIMD level of the test: each one that this processor has, or the one named outside."""
     before = _core.simd_level()
     assert _core.choose_simd(request.param)
     yield request.param
