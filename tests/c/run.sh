@@ -8,6 +8,8 @@
 # Environment: PYTHON finds OpenBLAS (scipy_openblas32), CC, JOBS compilers run at a time, KEEP=folder to
 # build there and keep it, TESTS="test_memory ..." to run these alone, OBJECTS=folder where setup.py has left
 # the engine's objects (with FASTNET_EMULATE_V4=1 if there is no AVX-512): plain tests then link those.
+# SWEEP=full lets test_vmath try every float (a quarter of an hour a level).
+# For another processor CC is its compiler and RUN its emulator; see docs/architecture.md for aarch64.
 # Exits nonzero if anything fails.
 set -u -o pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -23,7 +25,8 @@ build=${KEEP:-$(mktemp -d "${TMPDIR:-/tmp}/fastnet-c.XXXXXX")}
 v3="-mavx2 -mfma -mbmi -mbmi2 -mf16c -mlzcnt -mpopcnt"
 v4="$v3 -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl -mprefer-vector-width=512"
 levels="base" emulate=
-if [ "$(uname -m)" = x86_64 ]; then
+# shellcheck disable=SC2086
+if [[ $($cc -dumpmachine) == x86_64* ]]; then
     levels="v4 v3 base" # what takes the compiler longest first
     grep -qw avx512vl /proc/cpuinfo 2>/dev/null || emulate=-DFN_EMULATE_V4 v4=$v3
 fi
@@ -54,7 +57,7 @@ queue() { printf '%q ' "$@" >>"$build/queue" && echo >>"$build/queue"; }
 run_queue() {
     xargs -d '\n' -P "$jobs" -I{} bash -c {} <"$build/queue"
     local result=$?
-    rm "$build/queue"
+    : >"$build/queue"
     return $result
 }
 
@@ -89,7 +92,7 @@ programs() { # folder, flags ...: every C test, and test_vmath, which needs no e
     shift
     for name in $tests; do
         # shellcheck disable=SC2086
-        queue $cc "$@" "$here/$name.c" "${objects[@]}" -o "$folder/$name" -L"$lib" -Wl,-rpath,"$lib" \
+        queue $cc "$@" -O1 "$here/$name.c" "${objects[@]}" -o "$folder/$name" -L"$lib" -Wl,-rpath,"$lib" \
             -l"$blas" -lm -lpthread
     done
     for level in $vmath; do
@@ -99,10 +102,11 @@ programs() { # folder, flags ...: every C test, and test_vmath, which needs no e
 }
 
 failures=0
-try() { # what, program
+try() { # what, program, argument
     local begin=$SECONDS
     echo "== $1"
-    "$2" || { echo "FAILED: $1" && failures=$((failures + 1)); }
+    # shellcheck disable=SC2086
+    ${RUN:-} "$2" ${3:-} || { echo "FAILED: $1" && failures=$((failures + 1)); }
     echo "   ($((SECONDS - begin)) s)"
 }
 
@@ -115,6 +119,7 @@ for flavour in "${@:-plain}"; do
     flags=$(flavour_flags "$flavour") || exit 2
     folder=$build/$flavour tests= vmath= objects=()
     mkdir -p "$folder"
+    : >"$build/queue"
     for source in "$here"/test_*.c; do
         name=$(basename "$source" .c)
         wanted "$name" || continue
@@ -127,7 +132,7 @@ for flavour in "${@:-plain}"; do
     # shellcheck disable=SC2086
     if [ "$flavour" = plain ] && [ -n "${OBJECTS:-}" ]; then
         mapfile -t objects < <(find "$OBJECTS" -name '*.o' ! -name _core.o | sort)
-    else
+    elif [ -n "$tests" ]; then
         engine "$folder" $flags
         echo "== $flavour: $(wc -l <"$build/queue") sources to compile"
         run_queue || exit 1
@@ -137,6 +142,6 @@ for flavour in "${@:-plain}"; do
     run_queue || exit 1
     echo "   (built in $((SECONDS - begin)) s)"
     for name in $tests; do try "$name ($flavour)" "$folder/$name"; done
-    for level in $vmath; do try "test_vmath ($flavour, $level)" "$folder/test_vmath-$level"; done
+    for level in $vmath; do try "test_vmath ($flavour, $level)" "$folder/test_vmath-$level" "${SWEEP:-}"; done
 done
 [ "$failures" = 0 ] && echo "all C tests passed" || { echo "$failures failed" && exit 1; }
