@@ -162,7 +162,7 @@ def layer_from_config(config: dict[str, Any]) -> Layer:
 
 def changed_initializers(layer: Layer, defaults: dict[str, str]) -> dict[str, Any]:
     """Those of a layer's initializers that are not their defaults, as `config` has them."""
-    chosen = {key: initializers.serialize(getattr(layer, key)) for key in defaults}
+    chosen = {key: initializers.serialize(vars(layer)[key]) for key in defaults}
     return {
         key: value
         for key, value in chosen.items()
