@@ -58,18 +58,22 @@ def assign(x, centers):
     return labels, ((x - centers[labels]) ** 2).sum(axis=1), ties
 
 
-def relocate(x, weights, labels, distances, k, fixed):
+def relocate(x, weights, labels, distances, k, fixed, sizes):
     """(labels of the update, choices that rounding could have turned).
 
     Empty clusters take the rows farthest from their centres, the lowest row of equals. Rows of
-    weight 0 are not there.
+    weight 0 are not there. A distance that rounding could leave of a row on its centre is none:
+    `sizes` are the squared lengths of the rows before they were centred.
     """
     labels = labels.copy()
     empty = np.flatnonzero((np.bincount(labels, weights, minlength=k) == 0) & ~fixed)
     scale = max(float((x * x).sum(axis=1).max()), 1e-300)
+    noise = 1e-26 * sizes
+    unclear = bool(((distances > 1e-6 * noise) & (distances <= 1e4 * noise)).any())
+    distances = np.where((weights > 0) & (distances > noise), distances, 0)
     if len(empty) == 0 or distances.max() == 0:
-        return labels, 0
-    if distances.max() <= 1e-24 * scale:  # zero, but for rounding
+        return labels, int(len(empty) > 0 and unclear)
+    if distances.max() <= 1e-24 * scale or unclear:  # zero, but for rounding
         return labels, 1
     order = np.argsort(-np.where(weights > 0, distances, -1), kind="stable")
     order = order[: (weights > 0).sum()]
@@ -82,10 +86,10 @@ def relocate(x, weights, labels, distances, k, fixed):
     return labels, int((close & ~same).sum())
 
 
-def update(x, weights, labels, distances, centers, fixed, metric):
+def update(x, weights, labels, distances, centers, fixed, metric, sizes):
     """(centres that follow from an assignment, choices that rounding could have turned)."""
     k = len(centers)
-    labels, ties = relocate(x, weights, labels, distances, k, fixed)
+    labels, ties = relocate(x, weights, labels, distances, k, fixed, sizes)
     sums = np.zeros_like(centers)
     np.add.at(sums, labels, weights[:, None] * x)
     weight_sums = np.bincount(labels, weights, minlength=k)
@@ -115,8 +119,10 @@ def lloyd(x, centers, weights=None, *, max_iter=300, tol=1e-4, fixed=None, metri
     weights = np.ones(len(x)) if weights is None else np.asarray(weights, np.float64)
     fixed = np.zeros(len(centers), bool) if fixed is None else np.asarray(fixed)
     mean = np.zeros(x.shape[1])
+    sizes = (x * x).sum(axis=1)
     if metric == "cosine":
         x, centers = unit_rows(x), unit_rows(centers)
+        sizes = np.ones(len(x))
     else:
         mean = x.mean(axis=0)
         x, centers = x - mean, centers - mean
@@ -127,7 +133,7 @@ def lloyd(x, centers, weights=None, *, max_iter=300, tol=1e-4, fixed=None, metri
     strict = False
     for iteration in range(max_iter):
         labels, distances, ties = assign(x, centers)
-        new, more = update(x, weights, labels, distances, centers, fixed, metric)
+        new, more = update(x, weights, labels, distances, centers, fixed, metric, sizes)
         result.ties += ties + more
         shift = ((new - centers) ** 2).sum()
         result.inertias.append(half * (weights * distances).sum())

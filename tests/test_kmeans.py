@@ -538,6 +538,23 @@ def test_empty_clusters_take_the_farthest_rows():
     np.testing.assert_allclose(model.cluster_centers_, right.centers, rtol=1e-12)
 
 
+@pytest.mark.parametrize("steps", ["fit", "statistics"])
+def test_rounding_moves_no_empty_cluster(steps):
+    """A row one unit in the last place from its centre is not far from it."""
+    x = np.repeat([[0.1] * 3, [0.7] * 3], [10, 7], axis=0)
+    start = np.array([[0.1] * 3, [np.nextafter(0.7, 1)] * 3, [9.0] * 3, [11.0] * 3])
+    model = fn.KMeans(4, init=start, max_iter=1, tol=0)
+    if steps == "fit":
+        with pytest.warns(fn.errors.ConvergenceWarning):
+            centers = model.fit(x).cluster_centers_
+    else:
+        model.cluster_centers_, model.n_features_in_ = start, 3
+        centers = model.partial_stats(x).step()
+    np.testing.assert_allclose(centers[:, 0], [0.1, 0.7, 0.1, 0.1], rtol=1e-15)  # the heaviest's
+    right = lloyd(x, start, max_iter=1, tol=0)
+    np.testing.assert_allclose(right.centers, centers, rtol=1e-15)
+
+
 # ---- beyond scikit-learn ------------------------------------------------------------------------
 
 

@@ -115,6 +115,15 @@ typedef struct {
     int64_t row;
 } far_point;
 
+/* Squared distance of a row to its centre, 0 where it is no more than what rounding leaves of a row
+ * that lies on its centre: no cluster should move because of that. */
+static double far_distance(const double *row, const double *center, int64_t d) {
+    double squares = 0;
+    for (int64_t c = 0; c < d; c++) squares += row[c] * row[c];
+    const double distance = fn_km_distance(row, center, d);
+    return distance > 1e-26 * squares ? distance : 0;
+}
+
 /* The `count` points farthest from their centres, farthest first, ties to the lower row. */
 static int find_far(const fn_km *km, far_point *far, int count, double *row) {
     int found = 0;
@@ -122,7 +131,7 @@ static int find_far(const fn_km *km, far_point *far, int count, double *row) {
         if (!(fn_km_weight(&km->data, i) > 0)) continue;
         fn_km_row(&km->rows, i, row);
         const double distance =
-            fn_km_distance(row, km->centers + (int64_t)km->labels[i] * km->d, km->d);
+            far_distance(row, km->centers + (int64_t)km->labels[i] * km->d, km->d);
         int p = found < count ? found++ : count;
         if (p == count && distance <= far[count - 1].distance) continue;
         if (p == count) p--;
@@ -133,8 +142,9 @@ static int find_far(const fn_km *km, far_point *far, int count, double *row) {
 }
 
 /* As scikit-learn does: each empty cluster gets one of the points farthest from their centres,
- * which leaves the sum of its old cluster. Labels stay: the next iteration assigns anew. `sums` and
- * `weights` are those of this iteration's centres only. */
+ * which leaves the sum of its old cluster; none does where all lie on their centres. Labels stay:
+ * the next iteration assigns anew. `sums` and `weights` are those of this iteration's centres only.
+ */
 static fn_status relocate(const fn_km *km, double *sums, double *weights, int n_empty) {
     far_point *far = fn_alloc((size_t)n_empty * sizeof *far);
     double *row = fn_alloc((size_t)km->d * sizeof *row);

@@ -164,6 +164,10 @@ def _of_block(
     inertia = nearest(block, centers, labels=labels, distances=distances, weights=w, sums=sums,
                       counts=weights, cosine=cosine, threads=threads)  # fmt: skip
     empty = int((weights == 0).sum())
+    if empty:  # what rounding leaves of a row that lies on its centre is no distance
+        lengths = np.asarray(block, np.float64)
+        squares = 1.0 if cosine else (lengths * lengths).sum(axis=1)
+        distances = np.where(distances > 1e-26 * squares, distances, 0.0)
     far = np.argsort(-np.where(w > 0, distances, -1), kind="stable")[:empty]
     far = far[w[far] > 0]
     exact = block[far].astype(np.float64)
