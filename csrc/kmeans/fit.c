@@ -47,9 +47,10 @@ static bool can_read_in_place(const fn_km *km) {
     return plain && km->purpose != FN_KM_READ && km->d <= 4096 && !km->centered;
 }
 
-/* Whether the rows of this iteration are scored in place. */
+/* Whether the rows of this iteration are scored in place: always, or to begin with. */
 bool fn_km_now_in_place(const fn_km *km) {
-    return km->in_place || (km->begin_in_place && km->first);
+    const bool dense = km->mode == FN_KM_MODE_DENSE;
+    return km->in_place || (km->begin_in_place && (km->first || (dense && !km->calm)));
 }
 
 /* So few that the first iteration scores all of them on all columns. */
@@ -63,7 +64,10 @@ static bool choose_mode(fn_km *km, size_t max_bytes) {
     km->in_place = km->mode == FN_KM_MODE_DENSE && !km->bounds && can_read_in_place(km);
     const int p = projection_columns(km, max_bytes);
     if (!p || !(asked || (wide && km->algorithm == FN_KM_AUTO && km->k > 1))) return true;
-    if (!fn_km_find_basis(km, p, asked ? 1.5 : 0.6)) return true;
+    if (!fn_km_find_basis(km, p, asked ? 1.5 : 0.6)) {
+        km->begin_in_place = km->mode == FN_KM_MODE_DENSE && can_read_in_place(km);
+        return true;
+    }
     km->mode = FN_KM_MODE_PROJECTED;
     km->in_place = false;
     /* before anything is known of a row, a projection leaves a few centres to look at */
@@ -90,7 +94,7 @@ static bool allocate_scan(fn_km *km) {
     ok = ok && (km->scan.half = fn_km_alloc(km, padded * one));
     if (km->in_place || km->begin_in_place)
         ok = ok && (km->panels = fn_km_alloc(km, (k + FN_KM_PAD) * (size_t)km->d * one));
-    if (km->in_place || km->basis_panels) {
+    if (km->in_place || km->begin_in_place || km->basis_panels) {
         ok = ok && (km->place_half = fn_km_alloc(km, (k + FN_KM_PAD) * one));
         ok = ok && (km->place_error = fn_km_alloc(km, (k + FN_KM_PAD) * one));
         ok = ok && (km->place_slack = fn_km_alloc(km, k * one));
@@ -310,8 +314,9 @@ static bool assign(fn_km *km, uint64_t deadline) {
 
 void fn_km_assign_all(fn_km *km) { assign(km, 0); }
 
-/* One point in so many moved: then looking at own centres and rivals alone pays. */
-enum { CALM = 25 };
+/* At most one point in so many moved: then bounds pay, with projections (CALM) or without (STILL).
+ */
+enum { CALM = 25, STILL = 400 };
 
 /* ---- inertia ---- */
 
@@ -379,7 +384,7 @@ fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double sec
         km->converged = !km->record.moved && !km->first;
         const bool stop = km->converged || km->record.shift <= tolerance;
         km->first = false;
-        km->calm = km->rival && CALM * km->record.moved < km->n;
+        km->calm = (km->rival ? CALM : STILL) * km->record.moved < km->n;
         fn_km_prepare(km);
         km->record = (fn_km_record){0};
         km->cursor = 0;

@@ -60,7 +60,7 @@ struct fn_km {
     int32_t *n_moves;  /* (tiles of a chunk) */
     int64_t *tile_computed;
     bool first; /* no labels yet */
-    bool calm;  /* projected: few points moved last time, so most will stay */
+    bool calm;  /* few points moved last time, so most will stay */
     double *tile_inertia;
     bool measuring;    /* one assignment: its inertia goes to the record */
     double *distances; /* measuring: (n) squared to the own centre, or NULL */
@@ -73,7 +73,7 @@ struct fn_km {
     bool bounds;         /* points are skipped by drift */
     bool exact_only;     /* centres too large for float32 */
     bool in_place;       /* dense mode: rows are read where they lie, see assign.c */
-    bool begin_in_place; /* projected: in the first iteration */
+    bool begin_in_place; /* projected: in the first iteration; dense: until few points move */
     float *panels;       /* in place: `rounded` as kernel->products reads it, and */
     float *place_half, *place_error, *place_slack; /* (k): as scan has them, for such products */
     int64_t ld;                         /* floats from row to row of rounded rows and centres */

@@ -117,8 +117,26 @@ static void refine(fn_km *km) {
     fn_free(r.memory);
 }
 
-/* A basis from `sample` (rows, ld); returns the share of its variance that lies outside, or 2. */
-static double find_basis(fn_km *km, const float *sample, int rows, float *room) {
+/* The share of the variance that lies outside of the basis, or 2, from rows between those that it
+ * was made from: those would flatter it. sample (rows, ld) and inside (rows, p): room. */
+static double share_outside(const fn_km *km, float *sample, int rows, float *inside) {
+    const int p = km->p;
+    double all = 0, kept = 0;
+    for (int i = 0; i < rows; i++)
+        fn_km_load(km, km->n * (4 * i + 1) / (4 * rows), NULL, 1, sample + i * km->ld, km->ld,
+                   km->scratch);
+    fn_sgemm(false, false, rows, p, km->d, sample, km->ld, km->basis, p, 0, inside, p);
+    for (int i = 0; i < rows; i++) {
+        for (int64_t j = 0; j < km->d; j++)
+            all += (double)sample[i * km->ld + j] * (double)sample[i * km->ld + j];
+        for (int l = 0; l < p; l++) kept += (double)inside[i * p + l] * (double)inside[i * p + l];
+    }
+    return all > 0 ? 1 - kept / all : 2;
+}
+
+/* A basis from `sample` (rows, ld); false where more than `most_outside` of its variance lies
+ * outside. */
+static bool find_basis(fn_km *km, float *sample, int rows, double most_outside, float *room) {
     const int p = km->p;
     const int64_t d = km->d;
     float *v = km->basis, *inside = room, *gram = inside + (int64_t)rows * p;
@@ -126,26 +144,20 @@ static double find_basis(fn_km *km, const float *sample, int rows, float *room) 
     float *copy = (float *)(factor + (int64_t)p * (p + 1));
     memset(v, 0, (size_t)(d * p) * sizeof *v);
     add_noise(v, d * p, 1);
-    const bool more = km->n >= 8 * MORE;
-    for (int round = 0; round < ROUNDS + more; round++) {
-        if (round == ROUNDS) {
-            refine(km);
-        } else {
+    for (int round = 0; round <= ROUNDS; round++) {
+        if (round < ROUNDS) {
             fn_sgemm(false, false, rows, p, d, sample, km->ld, v, p, 0, inside, p);
             fn_sgemm(true, false, d, p, rows, sample, km->ld, inside, p, 0, v, p);
+        } else {
+            if (!(share_outside(km, sample, (rows + 1) / 2, inside) <= most_outside)) return false;
+            if (km->n < 8 * MORE) break;
+            refine(km);
         }
         add_noise(v, d * p, 1e-2 * root_mean_square(v, d * p));
-        if (!orthonormalise(v, d, p, gram, factor, copy)) return 2;
+        if (!orthonormalise(v, d, p, gram, factor, copy)) return false;
     }
     km->basis_error = basis_error(v, d, p, gram);
-    fn_sgemm(false, false, rows, p, d, sample, km->ld, v, p, 0, inside, p);
-    double all = 0, kept = 0;
-    for (int i = 0; i < rows; i++) {
-        for (int64_t j = 0; j < d; j++)
-            all += (double)sample[i * km->ld + j] * (double)sample[i * km->ld + j];
-        for (int l = 0; l < p; l++) kept += (double)inside[i * p + l] * (double)inside[i * p + l];
-    }
-    return all > 0 ? 1 - kept / all : 2;
+    return km->basis_error < 0.01;
 }
 
 /* Choose a basis of p columns; false (nothing changed) where none would pay or memory ends. */
@@ -156,16 +168,17 @@ bool fn_km_find_basis(fn_km *km, int p, double most_outside) {
     float *sample = fn_alloc((size_t)rows * (size_t)km->ld * sizeof *sample);
     float *room = fn_alloc((rows * cols + 3 * cols * cols + 2 * cols + d * cols) * sizeof *room);
     km->basis = fn_alloc(d * cols * sizeof *km->basis);
-    double *row = fn_alloc(d * sizeof *row), outside = 2;
+    double *row = fn_alloc(d * sizeof *row);
+    bool found = false;
     if (sample && room && km->basis && row) {
         for (int i = 0; i < rows; i++)
             fn_km_load(km, km->n * i / rows, NULL, 1, sample + i * km->ld, km->ld, row);
-        outside = find_basis(km, sample, rows, room);
+        found = find_basis(km, sample, rows, most_outside, room);
     }
     fn_free(sample);
     fn_free(room);
     fn_free(row);
-    if (outside <= most_outside && km->basis_error < 0.01) {
+    if (found) {
         km->bytes += d * cols * sizeof *km->basis;
         return true;
     }
