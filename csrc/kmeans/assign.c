@@ -127,7 +127,8 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread) {
     fn_km_job w = {
         .km = km, .s = s, .first = first, .moves = km->moves + (int64_t)tile * km->tile_rows};
     int left = count;
-    const bool filter = km->bounds && !km->first;
+    const bool whole = km->mode == FN_KM_MODE_DENSE && fn_km_now_in_place(km);
+    const bool filter = km->bounds && !km->first && !whole;
     if (filter && km->rival)
         left = km->kernel->filter_rivals(km->labels + first, km->rival + first, km->drift,
                                          km->drift_others, count, km->upper + first,
@@ -142,7 +143,7 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread) {
         for (int i = 0; i < left; i++) fn_km_decide(&w, s->list[i], NULL, km->k, INFINITY);
     } else if (fn_km_now_in_place(km)) {
         fn_km_multiply_in_place(&w, count);
-        for (int i = 0; i < count && km->bounds && !km->rival; i++)
+        for (int i = 0; i < count && whole; i++)
             set_bounds(&w, i, INFINITY, 0); /* not known */
     } else if (km->mode == FN_KM_MODE_DENSE) {
         if (left) fn_km_multiply_rows(&w, s->list, left);
