@@ -143,8 +143,7 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread) {
         for (int i = 0; i < left; i++) fn_km_decide(&w, s->list[i], NULL, km->k, INFINITY);
     } else if (fn_km_now_in_place(km)) {
         fn_km_multiply_in_place(&w, count);
-        for (int i = 0; i < count && whole; i++)
-            set_bounds(&w, i, INFINITY, 0); /* not known */
+        for (int i = 0; i < count && whole; i++) set_bounds(&w, i, INFINITY, 0); /* not known */
     } else if (km->mode == FN_KM_MODE_DENSE) {
         if (left) fn_km_multiply_rows(&w, s->list, left);
     } else {
