@@ -68,7 +68,10 @@ def _header_length(start: bytes, size: int) -> int:
         )
     length = int.from_bytes(start, "little")
     if length > MAX_HEADER:
-        raise Refused(f"its header would have {length:,} bytes, at most {MAX_HEADER:,} are allowed")
+        raise Refused(
+            f"it is no model file, or damaged: its header would have {length:,} bytes, "
+            f"at most {MAX_HEADER:,} are allowed"
+        )
     if 8 + length > size:
         raise Refused(f"its header would have {length:,} bytes, the whole file has {size:,}")
     return length

@@ -237,7 +237,7 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     busy = cpus["load"] is not None and cpus["load"] > (os.cpu_count() or 1)
     if busy:
         found.append(f"the machine is busy (load {cpus['load']:.1f} on {os.cpu_count()} CPUs): "
-                     "speeds below are lower than they could be")  # fmt: skip
+                     "speeds measured now are lower than they could be")  # fmt: skip
     return found
 
 
@@ -343,7 +343,8 @@ def _learns() -> str:
     loss = history["loss"][-1]
     if not loss < _GOOD_LOSS:
         raise ArithmeticError(f"20 epochs on the digits end at loss {loss:.4f}, not < {_GOOD_LOSS}")
-    return f"loss {loss:.4f} after 20 epochs on the digits, {history['accuracy'][-1]:.1%} right"
+    right = 100 * history["accuracy"][-1]
+    return f"loss {loss:.4f} after 20 epochs on the digits, {right:.1f} % right"
 
 
 _CHECKS: tuple[tuple[str, Callable[[], str]], ...] = (

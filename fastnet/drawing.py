@@ -17,11 +17,14 @@ _LINES = " ╵╷│╴╯╮┤╶╰╭├─┴┬┼"
 
 
 def kind(layer: Layer) -> str:
-    """A layer's class and activation."""
+    """A layer's class, window and activation."""
     if isinstance(layer, Nested):
         return f"{type(layer.inside).__name__} of {layer.inside._graph.size()} layers"
     activation = getattr(layer, "activation", None)
     name = type(layer).__name__
+    window = getattr(layer, "kernel_size", None) or getattr(layer, "pool_size", None)
+    if window is not None:
+        name += " " + "x".join(map(str, window if isinstance(window, tuple) else (window,)))
     return name + (f", {activation}" if activation not in (None, "linear") else "")
 
 
@@ -134,22 +137,27 @@ def dot(network: Network) -> str:
     network._need_built("plot")
     graph: Graph = network._graph
     lines = [
-        "digraph {", "  node [shape=box, style=rounded, fontname=sans];",
-        "  edge [fontname=sans, fontsize=10];",
-    ]  # fmt: skip
+        "digraph {",
+        '  node [shape=box, style="rounded,filled", fillcolor="#eef3fa", color="#4a6785", '
+        "fontname=sans, fontsize=12];",
+        '  edge [color="#707070", fontcolor="#505050", fontname=sans, fontsize=10];',
+    ]
     names = value_names(network)
     makers: dict[int, str] = {}
     for v in range(graph.n_inputs):
         makers[v] = f"input{v}"
-        lines.append(f"  input{v} [label={_quoted(names[v])}, style=filled];")
+        label = _quoted(f"{names[v]}\nInput")
+        lines.append(f'  input{v} [label={label}, fillcolor="#e4e4e4", color="#606060"];')
     last = set(graph.outputs)
     for i, made in enumerate(graph.calls):
-        style = ", penwidth=2" if last.intersection(made.outputs) else ""
-        label = _quoted(f"{made.layer.label}\n{kind(made.layer)}")
+        ends = [rows_of(graph.shapes[v]) for v in made.outputs if v in last]
+        label = _quoted("\n".join([made.layer.label, kind(made.layer), *ends]))
+        style = ', fillcolor="#fdf0dd", color="#b06a00", penwidth=2' if ends else ""
         lines.append(f"  call{i} [label={label}{style}];")
         makers |= dict.fromkeys(made.outputs, f"call{i}")
-        for v in made.inputs:
-            lines.append(f"  {makers[v]} -> call{i} [label={_quoted(rows_of(graph.shapes[v]))}];")
+        for v in made.inputs:  # a space keeps the shape off the line
+            shape = _quoted(f" {rows_of(graph.shapes[v])}")
+            lines.append(f"  {makers[v]} -> call{i} [label={shape}];")
     return "\n".join([*lines, "}", ""])
 
 

@@ -524,6 +524,8 @@ def test_predict_rows_of_a_table(run, bad, flowers, tmp_path):
     assert code == 0
     assert [i["label"] for i in json.loads(out)] == ["iris", "rose", "tulip"]
     assert [i["prediction"] for i in json.loads(out)] == ["iris", "rose", "tulip"]
+    lines = run("predict", model, flowers, "--count", 3)[1].splitlines()[:3]
+    assert len({line.index(" %") for line in lines}) == 1  # classes of 4 and of 5 letters
     (tmp_path / "new.csv").write_text("width,length\n5,0\n-1,4\n")  # columns the other way round
     code, out, err = run("predict", model, "new.csv", "--format", "csv")
     assert [r["prediction"] for r in csv.DictReader(io.StringIO(out))] == ["iris", "tulip"]

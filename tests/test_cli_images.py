@@ -73,6 +73,24 @@ def test_architecture_takes_widths(run):  # noqa: F811
     assert "pool 2x2 -> 10 softmax" in run("train", *options, "--hidden", "none")[1]
 
 
+@pytest.mark.parametrize("arch", ["mlp", "lenet", "cnn"])
+def test_few_drawings_on_white_are_learned(run, arch, tmp_path, monkeypatch):  # noqa: F811
+    """Three classes of ten: as values from 0 to 1 they stayed near chance, 33 %, for long."""
+    monkeypatch.setenv("FASTNET_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(1)
+    for name in SHAPES:
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = 255 - shape(name, rng, 32)
+            PIL.fromarray(pixels).save(tmp_path / "few" / name / f"{i}.png")
+    code, out, err = run("train", "--data", tmp_path / "few", "--arch", arch, "--image-size", "20",
+                         "--epochs", 15)  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "batches of 8," in out
+    assert accuracy(out, "training") > 90
+    assert load("few.safetensors").layers[1].offset == -1
+
+
 def test_a_folder_of_pictures_from_training_to_prediction(run, shapes, tmp_path):  # noqa: F811
     code, out, err = run("train", "--data", shapes, "--arch", "lenet", "--image-size", "16",
                          "--epochs", 20)  # fmt: skip

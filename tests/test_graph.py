@@ -3,6 +3,7 @@ training works for them as for a chain."""
 
 import copy
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -486,9 +487,32 @@ def test_plot_writes_graphviz(tmp_path, monkeypatch):
     assert text.startswith("digraph {")
     assert text.count("->") == sum(len(made.inputs) for made in net._graph.calls)
     assert '"add\\nAdd"' in text
+    assert '"dense_2\\nDense, softmax\\n(n, 3)"' in text
     monkeypatch.setitem(__import__("sys").modules, "graphviz", None)
     with pytest.raises(ImportError, match=r"fastnet\[graph\]"):
         net.plot(tmp_path / "net.svg")
+
+
+def test_windows_are_told():
+    x = fn.Input((8, 6, 1))
+    a = layers.Conv2D(2, (3, 5), padding="same", activation="relu")(x)
+    b = layers.MaxPool2D(2, strides=1, padding="same")(x)
+    net = fn.Model(x, layers.Concatenate()([a, b]))
+    assert "conv2d (Conv2D 3x5, relu)  (n, 8, 6, 2)" in net.diagram()
+    assert "max_pool2d (MaxPool2D 2x2)  (n, 8, 6, 1)" in net.diagram()
+
+
+def test_plot_by_the_program(tmp_path):
+    pytest.importorskip("graphviz")
+    if shutil.which("dot") is None:
+        pytest.skip("graphviz's program dot is not installed")
+    net = residual()
+    net.plot(tmp_path / "net.svg")
+    picture = (tmp_path / "net.svg").read_text(encoding="utf-8")
+    for text in ("dense_1", "Dense, sigmoid", "(n, 7)", "(n, 3)", "Concatenate"):
+        assert text in picture
+    net.plot(tmp_path / "net.png")
+    assert (tmp_path / "net.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_plot_without_the_program_says_how_to_get_it(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import fastnet as fn
 from fastnet import storage
 from fastnet.cli import main
+from fastnet.cli.cluster import _fixed
 
 
 @pytest.fixture
@@ -38,6 +39,14 @@ def flowers(tmp_path):
     path = tmp_path / "flowers.csv"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def test_numbers_of_a_column_have_the_same_decimals():
+    assert [_fixed(575.4)(v) for v in (575.4, 581.0, 3.2)] == ["575.4", "581.0", "3.2"]
+    assert [_fixed(0.01234)(v) for v in (0.01234, 0.01)] == ["0.01234", "0.01000"]
+    assert [_fixed(98765.4)(v) for v in (98765.4, 12.0)] == ["98765", "12"]
+    assert _fixed(2e-13)(2e-13) == "2e-13"
+    assert _fixed(0.0)(0.0) == "0"
 
 
 def test_digits_in_ten_groups(run, tmp_path):

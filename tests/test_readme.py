@@ -67,14 +67,14 @@ def test_the_model_trains():
     assert (same.shape, digit.shape) == ((100, 1), (100, 10))
 
 
-def test_the_clustering_runs(capsys):
+def test_the_clustering_runs_as_it_stands(capsys):
     (code,) = blocks("python3")
-    rng = np.random.default_rng(0)
-    x = 20 * np.eye(5)[rng.integers(0, 5, 400)] + rng.standard_normal((400, 5))
-    exec(code, {"x": x, "new_rows": x[:3]})
+    names = {}
+    exec(code, names)
+    assert len(names["model"].labels_) == len(names["x"]) == 1437
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in printed[1:12]] == [str(k) for k in range(2, 13)]
-    assert printed[-1].endswith(" 5")
+    assert 2 <= int(printed[-1].split()[-1]) <= 12
 
 
 def test_the_code_for_images_runs_as_it_stands(tmp_path, monkeypatch):

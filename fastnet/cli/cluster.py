@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -255,15 +257,22 @@ def _counts(task: _Task, model: KMeans, cluster: int) -> dict[str, int]:
     return found
 
 
+def _fixed(largest: float) -> Callable[[float], str]:
+    """Numbers of a column with the same decimals: four digits of the largest."""
+    digits = 3 - math.floor(math.log10(largest)) if largest > 0 else 0
+    return lambda value: f"{value:.4g}" if digits > 9 else f"{value:.{max(digits, 0)}f}"
+
+
 def _table(task: _Task, model: KMeans, distances: np.ndarray) -> list[str]:
     """A line a cluster: how many rows, how far, and which labels."""
     k, n = len(model.cluster_centers_), len(task.x)
     sizes = np.bincount(model.labels_, minlength=k)
     rows = [["cluster", "rows", "share", "mean distance", "farthest"]]
     rows[0] += ["labels"] if task.labels is not None else []
+    fixed = _fixed(float(distances.max()))
     for j in range(min(k, _MOST_LINES)):
         mine = distances[model.labels_ == j]
-        mean, most = (f"{mine.mean():.4g}", f"{mine.max():.4g}") if len(mine) else ("", "")
+        mean, most = (fixed(mine.mean()), fixed(mine.max())) if len(mine) else ("", "")
         line = [str(j), f"{sizes[j]:,}", percent(sizes[j] / n), mean, most]
         if task.labels is not None:
             best = sorted(_counts(task, model, j).items(), key=lambda item: -item[1])[:3]

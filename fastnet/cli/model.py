@@ -118,7 +118,7 @@ def _guess_pixels(network: Any) -> float | None:
     for layer in network.layers:
         scale = getattr(layer, "scale", None)
         if scale is not None:
-            return 255.0 if abs(scale * 255 - 1) < 0.1 else 1.0
+            return 255.0 if abs(scale) < 0.02 else 1.0  # 1/255, 1/127.5
     return 1.0 if len(network.input_shape) > 1 else None
 
 

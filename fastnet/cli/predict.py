@@ -241,13 +241,14 @@ def _predict(
 
 def _text(answers: Iterator[_Answer], inputs: list[_Input], top: int, card: Card) -> None:
     widest = max(len(s.name) + (0 if s.single else len(f"[{len(s.x) - 1}]")) for s in inputs)
+    wide = min(max(map(len, card.classes), default=0), 30)
     known = wrong = 0
     for answer in answers:
         line = f"{answer.place:{min(widest, 40)}}  "
         label = answer.label
         if card.task == CLASSES:
             best = answer.best(top, card)
-            line += "   ".join(f"{name}  {percent(score):>7}" for name, score in best)
+            line += "   ".join(f"{name:{wide}}  {percent(score):>7}" for name, score in best)
             known += label is not None
             if label is not None and label != best[0][0]:
                 wrong += 1

@@ -122,8 +122,7 @@ def make_network(args: argparse.Namespace, problem: Problem) -> Sequential:
 
     x, card = problem.x, problem.card
     chain: list[Any] = [layers.Input(x.shape[1:])]
-    if card.pixels == 255:
-        chain.append(layers.Rescale(1 / 255))
+    chain += _scaling(problem)
     if args.augment:
         chain += [
             layers.RandomTranslation(0.08, 0.08, fill_mode="nearest"),
@@ -153,6 +152,27 @@ def make_network(args: argparse.Namespace, problem: Problem) -> Sequential:
     network = Sequential(chain, seed=args.seed)
     network.build(x.shape[1:])
     return network
+
+
+def _scaling(problem: Problem) -> list[Any]:
+    """Ink is 0..1 on a ground of zeros. Photographs and drawings on white have no such ground:
+    around 0 they train from the first step, while as 0..1 few rows stay at chance for long."""
+    from .. import layers
+
+    pixels, shape = problem.card.pixels, problem.x.shape
+    if pixels is None:
+        return []
+    if hasattr(problem.data, "problems") or (len(shape) == 4 and shape[3] == 3):
+        return [layers.Rescale(2 / pixels, offset=-1.0)]
+    return [layers.Rescale(1 / 255)] if pixels == 255 else []
+
+
+def default_batch(args: argparse.Namespace, problem: Problem) -> int:
+    """Rows of a step: fewer where there are few images, for the sake of more steps."""
+    if not problem.small:
+        return 128
+    few = args.arch != "mlp" or hasattr(problem.data, "problems")
+    return min(32, max(8, len(problem.x) // 10)) if few else 32
 
 
 def _convolutions(arch: str, shape: tuple[int, ...], dropout: float) -> list[Any]:

@@ -30,6 +30,7 @@ from .problem import (
     SMALL,
     SPLIT,
     Problem,
+    default_batch,
     fold_scale,
     make_loss,
     make_network,
@@ -131,7 +132,7 @@ def _add_training(group: Any) -> None:
     )  # fmt: skip
     group.add_argument(
         "--batch-size", type=number(int, low=1), metavar="N",
-        help=f"rows a step (default: 32 {few}, 128 {many})",
+        help=f"rows a step (default: 32 {few}, down to 8 for few images, 128 {many})",
     )  # fmt: skip
     group.add_argument(
         "--optimizer", choices=list(RATES), default="adam", metavar="NAME",
@@ -212,7 +213,7 @@ def check_writable(path: str) -> None:
 def _train(args: argparse.Namespace, problem: Problem, out: str | None) -> int:
     from ..trainer import Trainer
 
-    batch = min(args.batch_size or (32 if problem.small else 128), len(problem.x))
+    batch = min(args.batch_size or default_batch(args, problem), len(problem.x))
     steps = -(-len(problem.x) // batch)
     epochs = args.epochs or (min(max(40, 1500 // steps), 200) if problem.small else 5)
     network = make_network(args, problem)
