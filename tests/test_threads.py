@@ -75,6 +75,53 @@ print(fn.get_num_threads())
     assert inside == "1" and before == after
 
 
+def test_workers_of_joblib_share_the_processors():
+    joblib = pytest.importorskip("joblib")
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+        counts = joblib.Parallel(2)(joblib.delayed(fn.get_num_threads)() for _ in range(4))
+    assert counts == [1] * 4
+
+
+SPIN = """
+import os, sys
+os.sched_setaffinity(0, [int(sys.argv[1])])
+while os.getppid() == int(sys.argv[2]):
+    pass
+"""
+
+
+@pytest.mark.skipif(CPUS < 2, reason="wants two processors")
+def test_a_busy_machine_is_noticed():
+    """A helper that lost its processor is waited for once; then helpers sit out for a while."""
+    x, y = rows(512, 784), rows(512, 10, seed=1)
+
+    def trainer():
+        net = fn.Sequential(
+            [layers.Input(784), layers.Dense(300, "relu"), layers.Dense(10)], seed=0
+        )
+        return fn.Trainer(net, "mse", fn.optimizers.SGD(1e-3))
+
+    beside, alone = trainer(), trainer()
+    cpus, before, fits = sorted(os.sched_getaffinity(0))[:2], _core.backoffs(), 0
+    busy = [
+        subprocess.Popen([sys.executable, "-c", SPIN, str(cpu), str(os.getpid())]) for cpu in cpus
+    ]
+    try:
+        with fn.threads(2):
+            end = time.monotonic() + 30
+            while _core.backoffs() == before and time.monotonic() < end:
+                beside.fit(x, y, batch_size=64)
+                fits += 1
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert _core.backoffs() > before
+    with fn.threads(1):
+        alone.fit(x, y, batch_size=64, epochs=fits)
+    assert digest(alone.network) == digest(beside.network)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_weights_do_not_depend_on_threads(always_thread, optimizer):
     x, y = rows(300, 65), labels(300, 9)
