@@ -23,6 +23,8 @@ typedef struct {
     int64_t row_bytes;  /* dense: from one row to the next */
     const void *indptr, *indices;
     fn_dtype index_dtype;  /* of indptr and indices: FN_I32 or FN_I64 */
+    bool ascending;        /* CSR: in each row indices ascend, none comes twice */
+    int64_t row_entries;   /* CSR: of a row on average */
     const double *weights; /* (n), not negative; NULL: all 1 */
     const int64_t *picked; /* (n): row i is row picked[i] of `values`; NULL: row i */
     bool cosine;           /* rows and centres are scaled to length 1 (zero rows stay zero) */

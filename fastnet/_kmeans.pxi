@@ -10,6 +10,8 @@ cdef extern from "kmeans.h" nogil:
         const void *indptr
         const void *indices
         fn_dtype index_dtype
+        bint ascending
+        int64_t row_entries
         const double *weights
         const int64_t *picked
         bint cosine
@@ -110,6 +112,7 @@ cdef class _Rows:
         self.data.indices, self.data.indptr = rows.source.indices, rows.source.indptr
         self.data.index_dtype = rows.source.index_dtype
         self.data.n, self.data.d = rows.rows, rows.columns
+        self.data.ascending, self.data.row_entries = rows.ascending, len(values) // max(rows.rows, 1)
         return 0
 
 

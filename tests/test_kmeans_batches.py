@@ -148,6 +148,73 @@ def test_arguments_are_checked():
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", ["f", "d"])
+@pytest.mark.parametrize("d", [40, 700])
+def test_sparse_rows_against_float64(level, always_thread, d, dtype, metric):
+    """Fits, labels and distances of few entries are those of the dense array."""
+    sparse = pytest.importorskip("scipy.sparse")
+    rng = np.random.default_rng(d)
+    x = rng.standard_normal((900, d)) * (rng.random((900, d)) < 0.06)
+    x[np.arange(900), rng.integers(0, d, 900)] = 1 + rng.random(900)  # no row is empty
+    x[17] = x[3]
+    x[:60, :3] = 1e-7 * rng.standard_normal((60, 3)) + 2
+    x = sparse.csr_matrix(x.astype(dtype))
+    dense = x.toarray().astype(np.float64)
+    dense = unit(dense) if metric == "cosine" else dense
+    weights = rng.integers(0, 3, 900).astype(float)
+    start = dense[[3, 17, *range(7)]]
+    options = {"init": start, "metric": metric, "tol": 0, "max_iter": 5}
+    seen = set()
+    for threads in (1, 2, 4):
+        model = fn.KMeans(9, n_threads=threads, **options).fit(x, sample_weight=weights)
+        seen.add((model._centers().tobytes(), model.labels_.tobytes(), str(model.history_)))
+    assert len(seen) == 1
+    want = fn.KMeans(9, algorithm="lloyd", **options).fit(x.toarray(), sample_weight=weights)
+    np.testing.assert_allclose(model._centers(), want._centers(), rtol=1e-9, atol=1e-12)
+    assert model.labels_.tolist() == want.labels_.tolist()
+    half = 0.5 if metric == "cosine" else 1
+    far = ((dense[:, None] - model._centers()) ** 2).sum(axis=2)
+    inertia = half * (weights * far.min(axis=1)).sum()
+    assert model.inertia_ == pytest.approx(inertia, rel=1e-9)
+    assert -model.score(x, sample_weight=weights) == pytest.approx(inertia, rel=1e-9)
+    assert model.predict(x).tolist() == assign(dense, model._centers())[0].tolist()
+    wanted = half * far if metric == "cosine" else np.sqrt(far)
+    np.testing.assert_allclose(model.transform(x), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_first_centers_of_sparse_rows_are_different_rows(metric):
+    """More of them than different rows: a duplicate has distance 0 and is drawn last."""
+    sparse = pytest.importorskip("scipy.sparse")
+    rng = np.random.default_rng(4)
+    kinds = rng.standard_normal((12, 900)) * (rng.random((12, 900)) < 0.05)
+    which = np.concatenate([np.arange(12), rng.integers(0, 12, 400)])
+    x = sparse.csr_matrix(kinds[which])
+    fit = _core.KMeansFit((x.data, x.indices, x.indptr, 900), None, 12, metric=metric)
+    indices = np.empty(12, np.int64)
+    fit.seed("k-means++", 5, indices)
+    assert sorted(which[indices]) == list(range(12))
+
+
+def test_sparse_rows_that_cannot_be_counted_on():
+    """NaN is found, and entries of one column that come twice are added."""
+    sparse = pytest.importorskip("scipy.sparse")
+    x = sparse.random(600, 300, 0.05, format="csr", dtype="f", rng=np.random.default_rng(0))
+    centers = x[:4].toarray().astype(np.float64)
+    labels, distances = np.empty(600, np.int32), np.empty(600)
+    twice = (np.repeat(x.data / 2, 2), np.repeat(x.indices, 2), 2 * x.indptr, 300)
+    _core.kmeans_assign(twice, centers, labels=labels, distances=distances)
+    want, far, _ = assign(x.toarray().astype(np.float64), centers)
+    assert labels.tolist() == want.tolist()
+    np.testing.assert_allclose(distances, far, rtol=1e-9, atol=1e-12)
+    x.data[1234] = np.nan
+    with pytest.raises(ValueError, match="x contains NaN or infinity"):
+        _core.kmeans_assign((x.data, x.indices, x.indptr, 300), centers, labels=labels)
+    with pytest.raises(ValueError, match="X contains NaN: row"):
+        fn.KMeans(3, random_state=0).fit(x)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.parametrize("k", [9, 520], ids=["few", "many"])
 def test_same_bits_for_any_number_of_threads(always_thread, metric, k):
     x = np.random.default_rng(1).standard_normal((2500, 140)).astype(np.float32)

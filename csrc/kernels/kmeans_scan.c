@@ -92,6 +92,36 @@ static int pick(const float *scores, int64_t k, float limit, fn_km_candidate *fo
     return n;
 }
 
+/* `vectors` of centres; entries in turn to two sums, which need not wait for each other. */
+FN_INLINE void entry_products(int vectors, const float *values, const int32_t *where, int64_t count,
+                              const float *centers, int64_t ld, float *out) {
+    vf sum[2][4] = {{{0}}};
+    int64_t i = 0;
+    for (; i + 2 <= count; i += 2)
+        for (int u = 0; u < 2; u++) {
+            const float *from = centers + where[i + u] * ld;
+            const vf x = v_set(values[i + u]);
+            for (int v = 0; v < vectors; v++)
+                sum[u][v] = v_fma(x, v_load(from + v * LANES), sum[u][v]);
+        }
+    if (i < count) {
+        const float *from = centers + where[i] * ld;
+        const vf x = v_set(values[i]);
+        for (int v = 0; v < vectors; v++) sum[0][v] = v_fma(x, v_load(from + v * LANES), sum[0][v]);
+    }
+    for (int v = 0; v < vectors; v++) v_store(out + v * LANES, sum[0][v] + sum[1][v]);
+}
+
+static void entries(const float *values, const int32_t *where, int64_t count, const float *centers,
+                    int64_t ld, float *out) {
+    int64_t c = 0;
+    for (; c + 4 * LANES <= ld; c += 4 * LANES)
+        entry_products(4, values, where, count, centers + c, ld, out + c);
+    for (; c + 2 * LANES <= ld; c += 2 * LANES)
+        entry_products(2, values, where, count, centers + c, ld, out + c);
+    if (c < ld) entry_products(1, values, where, count, centers + c, ld, out + c);
+}
+
 static float dot(const float *x, const float *y, int64_t d) {
     vf sum[4] = {{0}, {0}, {0}, {0}};
     int64_t i = 0;
@@ -387,6 +417,7 @@ const fn_km_kernels FN_LEVELED(kmeans) = {
     .products = FN_LEVELED(km_products),
     .load = load,
     .transpose = transpose,
+    .entries = entries,
     .nearest = nearest,
     .least = least,
     .pick = pick,

@@ -31,7 +31,8 @@ static size_t lay_out(const fn_km *km, char *memory, space **out) {
     const size_t scores = k > FN_KM_MOST_TRIALS ? k : FN_KM_MOST_TRIALS;
     float *part[9];
     part[0] = floats(&end, block * (size_t)(km->scan.q + 4));
-    const bool whole = km->mode == FN_KM_MODE_DENSE && !km->in_place; /* tiles are loaded */
+    const bool whole =
+        km->mode == FN_KM_MODE_DENSE && !km->in_place && !km->sparse; /* tiles are loaded */
     part[1] = floats(&end, d * (whole ? (size_t)km->tile_rows : block));
     const bool tiles = km->mode == FN_KM_MODE_DENSE || km->begin_in_place;
     part[2] = floats(&end, (tiles ? (size_t)km->tile_rows : block) * (scores + FN_KM_PAD));
@@ -40,8 +41,9 @@ static size_t lay_out(const fn_km *km, char *memory, space **out) {
     part[5] = floats(&end, k);
     part[6] = floats(&end, k);
     part[7] = floats(&end, 2 * (size_t)km->d);
-    part[8] =
-        floats(&end, km->in_place || km->begin_in_place ? IN_PLACE_TILES * (d + FN_KM_PAD) : 1);
+    part[8] = floats(&end, km->sparse || km->in_place || km->begin_in_place
+                               ? IN_PLACE_TILES * (d + FN_KM_PAD)
+                               : 1);
     if (out) {
         *out = s;
         s->block = part[0], s->rows = part[1], s->products = part[2];
@@ -141,6 +143,8 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread) {
     if (filter && km->rival && km->calm && !km->exact_only) left = fn_km_strike(&w, s->list, left);
     if (km->exact_only) {
         for (int i = 0; i < left; i++) fn_km_decide(&w, s->list[i], NULL, km->k, INFINITY);
+    } else if (km->sparse) {
+        fn_km_multiply_sparse(&w, s->list, left);
     } else if (fn_km_now_in_place(km)) {
         fn_km_multiply_in_place(&w, count);
         for (int i = 0; i < count && whole; i++) set_bounds(&w, i, INFINITY, 0); /* not known */

@@ -79,6 +79,11 @@ int fn_km_strike(fn_km_job *w, int32_t *list, int count);
 void fn_km_project_block(fn_km_job *w, const int32_t *list, int count);
 /* assign_wide.c */
 void fn_km_multiply_in_place(fn_km_job *w, int count);
+void fn_km_decide_close(fn_km_job *w, int at, const float *products, const float *half,
+                        const float *errors, float length, float top);
+/* sparse.c */
+void fn_km_multiply_sparse(fn_km_job *w, const int32_t *list, int count);
+/* assign_wide.c */
 void fn_km_multiply_rows(fn_km_job *w, const int32_t *list, int count);
 
 #endif

@@ -8,8 +8,8 @@ typedef fn_km_space space;
 typedef fn_km_job job;
 
 /* Centres that a row of scores cannot tell apart are decided in float64. */
-static void decide_close(job *w, int at, const float *products, const float *half,
-                         const float *errors, float length, float top) {
+void fn_km_decide_close(job *w, int at, const float *products, const float *half,
+                        const float *errors, float length, float top) {
     const fn_km *km = w->km;
     int64_t n = 0;
     for (int64_t j = 0; j < km->k; j++) {
@@ -70,7 +70,7 @@ static void settle_rows(job *w, int at, int count, const float *const *x, float 
         if (km->projected ? begin(w, at + i, products, length, ld, &top)
                           : settle(w, at + i, products, length, ld, &top, &a))
             continue;
-        decide_close(w, at + i, products, km->place_half, km->place_error, length, top);
+        fn_km_decide_close(w, at + i, products, km->place_half, km->place_error, length, top);
     }
 }
 
@@ -126,7 +126,7 @@ void fn_km_multiply_rows(job *w, const int32_t *list, int count) {
                            &a);
         const float top = best + (km->scan.slack[a] + 2 * length * km->scan.coords[a]) * up;
         if (!(second > top)) {
-            decide_close(w, at, products, km->scan.half, km->scan.coords, length, top);
+            fn_km_decide_close(w, at, products, km->scan.half, km->scan.coords, length, top);
             continue;
         }
         set_label(w, at, a);

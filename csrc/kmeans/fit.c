@@ -26,7 +26,7 @@ static void choose_tiles(fn_km *km) {
     km->tile_rows = (int)tile;
     km->chunk_rows = tile * tiles;
     km->slice = km->d < 128 ? 16 : km->d < 512 ? 64 : 128; /* whole cache lines of a row */
-    km->sliced = km->k * km->d > 32768;
+    km->sliced = km->sparse || km->k * km->d > 32768;
     km->groups = km->sliced || km->n < 2048 ? 1 : km->n < 16384 ? (int)(km->n / 1024) : 16;
 }
 
@@ -63,7 +63,8 @@ static bool choose_mode(fn_km *km, size_t max_bytes) {
     km->scan.q = km->mode == FN_KM_MODE_DENSE ? 1 : (int)km->d + 1;
     km->in_place = km->mode == FN_KM_MODE_DENSE && !km->bounds && can_read_in_place(km);
     const int p = projection_columns(km, max_bytes);
-    if (!p || !(asked || (wide && km->algorithm == FN_KM_AUTO && km->k > 1))) return true;
+    if (km->sparse || !p || !(asked || (wide && km->algorithm == FN_KM_AUTO && km->k > 1)))
+        return true;
     if (!fn_km_find_basis(km, p, asked ? 1.5 : 0.6)) {
         km->begin_in_place = km->mode == FN_KM_MODE_DENSE && can_read_in_place(km);
         return true;
@@ -92,9 +93,10 @@ static bool allocate_scan(fn_km *km) {
     ok = ok && (km->scan.coords = fn_km_alloc(km, k * (size_t)km->scan.q * one));
     ok = ok && (km->scan.packed = fn_km_alloc(km, padded * (size_t)km->scan.q * one));
     ok = ok && (km->scan.half = fn_km_alloc(km, padded * one));
-    if (km->in_place || km->begin_in_place)
+    if (km->in_place || km->begin_in_place || km->sparse)
         ok = ok && (km->panels = fn_km_alloc(km, (k + FN_KM_PAD) * (size_t)km->d * one));
-    if (km->in_place || km->begin_in_place || km->basis_panels) {
+    if (km->sparse) ok = ok && (km->center_squares = fn_km_alloc(km, k * sizeof(double)));
+    if (km->in_place || km->begin_in_place || km->basis_panels || km->sparse) {
         ok = ok && (km->place_half = fn_km_alloc(km, (k + FN_KM_PAD) * one));
         ok = ok && (km->place_error = fn_km_alloc(km, (k + FN_KM_PAD) * one));
         ok = ok && (km->place_slack = fn_km_alloc(km, k * one));
@@ -164,6 +166,7 @@ static fn_km *make(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm,
     km->ld = (km->d + 15) / 16 * 16;
     km->scratch_stride = (size_t)km->ld + 16;
     km->bad_row = km->bad_column = -1;
+    km->sparse = fn_km_is_sparse(data);
     choose_tiles(km);
     bool ok = allocate(km) && fn_km_rows_begin(&km->rows, &km->data) == FN_OK;
     ok = ok && fn_km_center(km) == FN_OK && choose_mode(km, max_bytes) && allocate_scan(km);
@@ -199,15 +202,15 @@ fn_km *fn_km_new_rows(const fn_km_data *data, int64_t k, int threads) {
 void fn_km_free(fn_km *km) {
     if (!km) return;
     void *all[] = {
-        km->origin,        km->mean,         km->shift,       km->shift32,    km->centers,
-        km->previous,      km->sums,         km->sums_low,    km->weights,    km->weights_low,
-        km->members,       km->fixed,        km->labels,      km->moves,      km->n_moves,
-        km->tile_computed, km->tile_inertia, km->scratch,     km->moved,      km->rounded,
-        km->lengths,       km->scan.coords,  km->scan.packed, km->scan.half,  km->scan.slack,
-        km->drift,         km->drift_others, km->apart,       km->left_drift, km->upper,
-        km->lower,         km->rival,        km->rival_lower, km->extra,      km->rival_extra,
-        km->basis,         km->basis_panels, km->basis_shift, km->projected,  km->spaces,
-        km->panels,        km->place_half,   km->place_error, km->place_slack};
+        km->origin,        km->mean,         km->shift,          km->shift32,     km->centers,
+        km->previous,      km->sums,         km->sums_low,       km->weights,     km->weights_low,
+        km->members,       km->fixed,        km->labels,         km->moves,       km->n_moves,
+        km->tile_computed, km->tile_inertia, km->center_squares, km->scratch,     km->moved,
+        km->rounded,       km->lengths,      km->scan.coords,    km->scan.packed, km->scan.half,
+        km->scan.slack,    km->drift,        km->drift_others,   km->apart,       km->left_drift,
+        km->upper,         km->lower,        km->rival,          km->rival_lower, km->extra,
+        km->rival_extra,   km->basis,        km->basis_panels,   km->basis_shift, km->projected,
+        km->spaces,        km->panels,       km->place_half,     km->place_error, km->place_slack};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     fn_km_rows_end(&km->rows);
     fn_free(km);
@@ -332,14 +335,18 @@ static int measure_next(void *context) {
     return ((measuring *)context)->pass++ ? -1 : INERTIA_BLOCKS;
 }
 
+static double distance_of(const fn_km *km, int64_t i, int64_t label, double *values) {
+    if (km->sparse) return fn_km_sparse_distance(km, i, label, values);
+    bool wide;
+    const void *row = fn_km_peek(&km->rows, i, 0, values, &wide);
+    return km->kernel->distance(row, wide, km->centers + label * km->d, km->d);
+}
+
 /* Squared distances of `count` rows to their labels' centres; returns their weighted sum. */
 double fn_km_measure_rows(fn_km *km, int64_t first, int64_t count, double *values) {
     double sum = 0;
     for (int64_t i = first; i < first + count; i++) {
-        bool wide;
-        const void *row = fn_km_peek(&km->rows, i, 0, values, &wide);
-        const double *center = km->centers + (int64_t)km->labels[i] * km->d;
-        const double distance = km->kernel->distance(row, wide, center, km->d);
+        const double distance = distance_of(km, i, km->labels[i], values);
         if (km->distances) km->distances[i] = distance;
         sum += fn_km_weight(&km->data, i) * distance;
     }

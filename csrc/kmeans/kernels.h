@@ -51,6 +51,10 @@ typedef struct fn_km_kernels {
      * lowest of the others. Returns their number, or -1: above `most`. */
     int (*pick)(const float *scores, int64_t k, float limit, fn_km_candidate *found, int most,
                 float *rest);
+    /* Products of `count` entries, values and columns, with transposed centres (d, ld), whole
+     * vectors: out (ld). */
+    void (*entries)(const float *values, const int32_t *where, int64_t count, const float *centers,
+                    int64_t ld, float *out);
     /* |x|^2 of each point of a block of d coordinates; error: its root times error_root. */
     void (*squares)(const float *block, int d, float error_root, float *squares, float *error);
     /* The lowest of half[j] - products[j] - length * errors[j], its j, and the second lowest. */

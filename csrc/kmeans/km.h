@@ -2,6 +2,7 @@
 #ifndef FN_KM_H
 #define FN_KM_H
 
+#include "csr.h"
 #include "internal.h"
 #include "kmeans.h"
 #include "kmeans/kernels.h"
@@ -70,11 +71,13 @@ struct fn_km {
     /* what lets work be skipped */
     fn_km_mode mode;
     const fn_km_kernels *kernel;
-    bool bounds;         /* points are skipped by drift */
-    bool exact_only;     /* centres too large for float32 */
-    bool in_place;       /* dense mode: rows are read where they lie, see assign.c */
-    bool begin_in_place; /* projected: in the first iteration; dense: until few points move */
-    float *panels;       /* in place: `rounded` as kernel->products reads it, and */
+    bool bounds;            /* points are skipped by drift */
+    bool exact_only;        /* centres too large for float32 */
+    bool sparse;            /* dense mode: CSR rows of few entries, see sparse.c */
+    double *center_squares; /* (k): |c|^2; sparse */
+    bool in_place;          /* dense mode: rows are read where they lie, see assign.c */
+    bool begin_in_place;    /* projected: in the first iteration; dense: until few points move */
+    float *panels;          /* in place: `rounded` as kernel->products reads it, and */
     float *place_half, *place_error, *place_slack; /* (k): as scan has them, for such products */
     int64_t ld;                         /* floats from row to row of rounded rows and centres */
     float *shift32, *rounded, *lengths; /* (d); (k, ld) centres less the shift; (k) */
@@ -128,6 +131,30 @@ enum {
 
 void *fn_km_alloc(fn_km *km, size_t bytes);
 int fn_km_threads(const fn_km *km, double ns, int phases);
+
+/* Entries of CSR: where those of a row begin; returns where they end. */
+static inline int64_t fn_km_entries(const fn_km_data *data, int64_t row, int64_t *begin) {
+    if (data->picked) row = data->picked[row];
+    *begin = fn_csr_index(data->indptr, data->index_dtype, row);
+    return fn_csr_index(data->indptr, data->index_dtype, row + 1);
+}
+
+static inline double fn_km_value_at(const fn_km_data *data, int64_t i) {
+    return data->dtype == FN_F64 ? ((const double *)data->values)[i]
+                                 : (double)((const float *)data->values)[i];
+}
+
+/* sparse.c */
+bool fn_km_is_sparse(const fn_km_data *data);
+double fn_km_sparse_squares(const fn_km_data *data, int64_t row);
+double fn_km_sparse_survey(const fn_km *km, int64_t row, double weight, double *sum);
+double fn_km_sparse_distance(const fn_km *km, int64_t row, int64_t j, double *room);
+float fn_km_sparse_gap(const fn_km *km, int64_t row, const float *other, double squares);
+double fn_km_sparse_products(const fn_km *km, fn_km_space *s, int64_t row, float *products,
+                             int64_t *count);
+void fn_km_sparse_center(fn_km *km, int64_t j);
+int fn_km_sparse_tasks(void);
+void fn_km_sparse_sums(fn_km *km, int64_t first, int64_t tiles, int task);
 
 /* rows.c */
 double fn_km_weight(const fn_km_data *data, int64_t row);

@@ -66,9 +66,11 @@ static void exact_rows(const transformation *w, int64_t first, int count, double
     const fn_km *km = w->km;
     for (int64_t i = first; i < first + count; i++) {
         bool wide;
-        const void *row = fn_km_peek(&km->rows, i, 0, values, &wide);
+        const void *row = km->sparse ? NULL : fn_km_peek(&km->rows, i, 0, values, &wide);
         for (int64_t j = 0; j < km->k; j++)
-            put(w, i, j, km->kernel->distance(row, wide, km->centers + j * km->d, km->d));
+            put(w, i, j,
+                km->sparse ? fn_km_sparse_distance(km, i, j, values)
+                           : km->kernel->distance(row, wide, km->centers + j * km->d, km->d));
     }
 }
 
@@ -77,11 +79,17 @@ static void product_rows(const transformation *w, int64_t first, int count, fn_k
     fn_km *km = w->km;
     const int64_t k = km->k;
     float *out = (float *)w->out + first * k;
-    fn_km_load(km, first, NULL, count, s->rows, km->ld, s->row);
-    fn_sgemm(false, true, count, k, km->d, s->rows, km->ld, km->rounded, km->ld, 0, out, k);
+    if (!km->sparse) {
+        fn_km_load(km, first, NULL, count, s->rows, km->ld, s->row);
+        fn_sgemm(false, true, count, k, km->d, s->rows, km->ld, km->rounded, km->ld, 0, out, k);
+    }
     for (int i = 0; i < count; i++) {
         const float *row = s->rows + i * km->ld;
-        const float squares = km->kernel->dot(row, row, km->d);
+        int64_t used;
+        const float squares =
+            km->sparse ? (float)fn_km_sparse_products(km, s, first + i, s->products, &used)
+                       : km->kernel->dot(row, row, km->d);
+        if (km->sparse) memcpy(out + i * k, s->products, (size_t)k * sizeof *out);
         if (km->kernel->distances(out + i * k, km->scan.half, squares, k, km->data.cosine))
             continue;
         bool wide;

@@ -135,6 +135,10 @@ static void prepare_run(void *context, int tile, int thread) {
         km->lengths[j] = (float)sqrt(squares) * up;
         const float half = (float)(0.5 * squares), bias = half * km->half_error + 1e-36f;
         if (km->place_half) place_center(km, j);
+        if (km->sparse) {
+            km->center_squares[j] = squares;
+            fn_km_sparse_center(km, j);
+        }
         if (fn_km_now_in_place(km)) fn_km_to_panel(km, km->k, j, rounded, d, km->panels);
         km->scan.half[j] = half - bias;
         km->scan.slack[j] = 2.5f * bias;

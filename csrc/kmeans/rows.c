@@ -2,28 +2,20 @@
 #include <math.h>
 #include <string.h>
 
-#include "csr.h"
 #include "kmeans/km.h"
 
 double fn_km_weight(const fn_km_data *data, int64_t row) {
     return data->weights ? data->weights[row] : 1;
 }
 
-static double value(const fn_km_data *data, int64_t i) {
-    return data->dtype == FN_F64 ? ((const double *)data->values)[i]
-                                 : (double)((const float *)data->values)[i];
-}
-
 /* A row (d) as the caller gave it. */
 static void raw_row(const fn_km_data *data, int64_t row, double *out) {
     const int64_t d = data->d;
     if (data->indptr) {
-        if (data->picked) row = data->picked[row];
         memset(out, 0, (size_t)d * sizeof *out);
-        const fn_dtype kind = data->index_dtype;
-        const int64_t end = fn_csr_index(data->indptr, kind, row + 1);
-        for (int64_t i = fn_csr_index(data->indptr, kind, row); i < end; i++)
-            out[fn_csr_index(data->indices, kind, i)] += value(data, i);
+        int64_t i, end = fn_km_entries(data, row, &i);
+        for (; i < end; i++)
+            out[fn_csr_index(data->indices, data->index_dtype, i)] += fn_km_value_at(data, i);
         return;
     }
     const char *start = fn_km_row_start(data, row);
@@ -60,9 +52,10 @@ double fn_km_distance(const double *row, const double *center, int64_t d) {
 void fn_km_rows_scale(const fn_km_rows *rows, int64_t count, double *row) {
     if (!rows->scales) return;
     for (int64_t i = 0; i < count; i++) {
-        raw_row(rows->data, i, row);
-        double sum = 0;
-        for (int64_t j = 0; j < rows->data->d; j++) sum += row[j] * row[j];
+        const bool sparse = fn_km_is_sparse(rows->data);
+        double sum = sparse ? fn_km_sparse_squares(rows->data, i) : 0;
+        if (!sparse) raw_row(rows->data, i, row);
+        for (int64_t j = 0; j < rows->data->d && !sparse; j++) sum += row[j] * row[j];
         rows->scales[i] = sum > 0 ? 1 / sqrt(sum) : 0;
     }
 }
@@ -120,6 +113,7 @@ fn_status fn_km_center(fn_km *km) {
     const int64_t most = km->purpose == FN_KM_ITERATE ? SHIFT_SAMPLE : ONCE_SAMPLE;
     const int64_t rows = km->n < most ? km->n : most;
     double *row = km->scratch, squares = 0, off = 0;
+    if (km->sparse) return FN_OK; /* nothing is taken off such rows */
     for (int64_t i = 0; i < rows; i++) {
         fn_km_row(&km->rows, km->n * i / rows, row);
         for (int64_t j = 0; j < km->d; j++) {
@@ -161,8 +155,9 @@ static void survey_run(void *context, int tile, int thread) {
         for (int i = 0; i < count; i++) {
             const double weight = fn_km_weight(&km->data, first + i);
             bool wide;
-            const void *at = fn_km_peek(&km->rows, first + i, 0, row, &wide);
-            squares[i] = km->kernel->survey(at, wide, km->shift, weight, d, sum);
+            const void *at = km->sparse ? NULL : fn_km_peek(&km->rows, first + i, 0, row, &wide);
+            squares[i] = km->sparse ? fn_km_sparse_survey(km, first + i, weight, sum)
+                                    : km->kernel->survey(at, wide, km->shift, weight, d, sum);
             if (!(squares[i] < INFINITY) && work->bad[tile] < 0) work->bad[tile] = first + i;
             sum[d] += weight;
             sum[d + 1] += weight * squares[i];

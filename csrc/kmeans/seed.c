@@ -16,8 +16,9 @@ typedef struct {
     float *rows;       /* (trials, ld): candidates less the shift */
     float *lengths, *coords, *packed, *half, *room;
     double *row;
-    fn_km_scan scan; /* the candidates, where rows are projected */
-    int64_t *picked; /* (trials) rows */
+    fn_km_scan scan;             /* the candidates, where rows are projected */
+    int64_t *picked;             /* (trials) rows */
+    double squares[MOST_TRIALS]; /* of the candidates; sparse */
     int trials, tiles, pass;
     bool plain; /* rows are read where they lie */
     bool apply; /* the candidates are chosen: note their distances */
@@ -40,6 +41,7 @@ static int seed_next(void *context) {
 static float measure(const seeding *s, int64_t index, const float *loaded, int t) {
     const fn_km *km = s->km;
     const char *start = (const char *)km->data.values;
+    if (km->sparse) return fn_km_sparse_gap(km, index, s->rows + t * km->ld, s->squares[t]);
     if (!s->plain) return km->kernel->gap(loaded, s->rows + t * km->ld, km->d);
     return km->kernel->gap((const float *)(start + index * km->data.row_bytes),
                            (const float *)(start + s->picked[t] * km->data.row_bytes), km->d);
@@ -79,7 +81,8 @@ static void seed_block(seeding *s, fn_km_space *space, int64_t first, int count,
         const int n = pruned ? space->end[i] - begin : s->trials;
         float *least = s->apply ? own : s->nearer + row * s->trials;
         for (int t = 0; t < s->trials; t++) least[t] = s->closest[row];
-        if (n > 0 && !s->plain) fn_km_load(km, row, NULL, 1, space->rows, km->ld, space->row);
+        if (n > 0 && !s->plain && !km->sparse)
+            fn_km_load(km, row, NULL, 1, space->rows, km->ld, space->row);
         for (int c = 0; c < n; c++) {
             const int t = pruned ? space->found[begin + c].center : c;
             const float gap = measure(s, row, space->rows, t);
@@ -116,6 +119,9 @@ static void prepare(seeding *s) {
     for (int t = 0; t < s->trials; t++) {
         fn_km_load(km, s->picked[t], NULL, 1, s->rows + t * km->ld, km->ld, s->row);
         const float *row = s->rows + t * km->ld, squares = km->kernel->dot(row, row, km->d);
+        s->squares[t] = 0;
+        for (int64_t c = 0; c < km->d && km->sparse; c++)
+            s->squares[t] += (double)row[c] * (double)row[c];
         s->lengths[t] = sqrtf(squares) * (1 + 8 * km->square_error);
         s->half[t] = 0.5f * squares * (1 - km->square_error - km->half_error) - 1e-36f;
     }

@@ -19,6 +19,7 @@ static void add(double *sum, double *low, double x) {
 }
 
 int fn_km_sum_tasks(const fn_km *km) {
+    if (km->sparse) return fn_km_sparse_tasks();
     return km->sliced ? (int)((km->d + km->slice - 1) / km->slice) : km->groups;
 }
 
@@ -56,6 +57,10 @@ void fn_km_sum_tiles(fn_km *km, int64_t first, int task, int thread) {
     const int64_t rows = km->n - first < km->chunk_rows ? km->n - first : km->chunk_rows;
     const int64_t tiles = (rows + km->tile_rows - 1) / km->tile_rows;
     int64_t begin = 0, end = tiles, c0 = 0, c1 = km->d;
+    if (km->sparse) {
+        fn_km_sparse_sums(km, first, tiles, task);
+        return;
+    }
     double *sums = km->moved;
     if (km->sliced) {
         c0 = (int64_t)task * km->slice;

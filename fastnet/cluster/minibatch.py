@@ -229,11 +229,13 @@ class MiniBatchKMeans(ClusterModel):
             picked = self._rng.integers(0, len(rows), size)
         else:
             picked = self._rng.choice(np.flatnonzero(weights > 0), size)
-        values = rows.values(picked)
+        values = rows.source[picked] if rows.sparse else rows.values(picked)
         part = make_rows(values, None if values.dtype == rows.dtype else rows.dtype)
         return part, None if weights is None else np.ascontiguousarray(weights[picked])
 
     def _start(self, rows: Rows, weights: np.ndarray | None, settings: Settings) -> np.ndarray:
+        if not isinstance(self.init, str) and not callable(self.init):
+            return self._choose_centers(rows, weights, settings, 0)  # given: no rows are needed
         part, part_weights = self._sample(rows, weights, self._init_rows(len(rows), settings))
         return self._choose_centers(part, part_weights, settings, int(self._rng.integers(2**63)))
 
