@@ -36,7 +36,7 @@ enum { NARROW_COLUMNS = 128 };
 static int projection_columns(const fn_km *km, size_t max_bytes) {
     int p = 64;
     while (p > 8 && p > km->d / 4) p -= 8;
-    const size_t bytes = (size_t)km->n * (size_t)(p + 2) * sizeof(float);
+    const size_t bytes = (size_t)km->n * (size_t)(p + 4) * sizeof(float);
     return km->n < 8 * (int64_t)p || p > km->d || (max_bytes && bytes > max_bytes) ? 0 : p;
 }
 
