@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from course import regression  # noqa: F401 (a fixture)
 
 from fastnet import _core
 
