@@ -267,6 +267,8 @@ static void place_op_memory(fn_plan *plan, size_t at) {
         fn_op *op = &plan->ops[i];
         op->copy_offset = at;
         at += (op->copy_bytes + 63) / 64 * 64;
+        op->folded_offset = at;
+        at += (fn_folded_bytes(plan, op) + 63) / 64 * 64;
         op->state_offset = plan->state;
         plan->state += op->state;
         if (op->scratch > plan->scratch) plan->scratch = op->scratch;

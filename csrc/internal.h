@@ -71,13 +71,14 @@ enum {
     FN_SOURCE = 1, /* reads rows of a source; may run one step ahead */
     FN_ELEMENTWISE =
         2, /* column c of the output needs column c of the input only; may work in place */
-    FN_NEEDS_OUTPUT = 4,     /* backward reads the output: declare it, memory is reused otherwise */
-    FN_NEEDS_INPUT = 8,      /* backward reads the inputs' columns, padding never: declare it too */
-    FN_WHOLE_BATCH = 16,     /* forward needs all rows at once: ends a segment */
-    FN_STOP = 32,            /* the run ends here and is taken up again by the next call */
-    FN_READS_ROWS = 64,      /* reads its input through fn_rows, so rows may lie anywhere */
-    FN_SHARES_INPUT = 128,   /* its outputs are the input's memory under other names */
-    FN_PASSES_GRADIENT = 256 /* the gradients of in[0] and out[0] may be one memory */
+    FN_NEEDS_OUTPUT = 4,   /* backward reads the output: declare it, memory is reused otherwise */
+    FN_NEEDS_INPUT = 8,    /* backward reads the inputs' columns, padding never: declare it too */
+    FN_WHOLE_BATCH = 16,   /* forward needs all rows at once: ends a segment */
+    FN_STOP = 32,          /* the run ends here and is taken up again by the next call */
+    FN_READS_ROWS = 64,    /* reads its input through fn_rows, so rows may lie anywhere */
+    FN_SHARES_INPUT = 128, /* its outputs are the input's memory under other names */
+    FN_PASSES_GRADIENT = 256, /* the gradients of in[0] and out[0] may be one memory */
+    FN_FOLDS = 512            /* a scale and offset per channel can be folded in: see fold.c */
 };
 
 /* One op of ops.def, as compiled for one SIMD level. Functions that an op has no use for are NULL.
@@ -114,6 +115,9 @@ typedef struct {
     /* Before the first and after the last step of a call that trains: work put off is begun and
      * done. */
     void (*begin)(const fn_call *call, const fn_op *op);
+    /* Of an op that only scales and shifts channels when it does not train: by what. One vector
+     * more than there are channels may be written. */
+    void (*scale)(const fn_call *call, const fn_op *op, float *factor, float *offset);
     void (*settle)(const fn_call *call, const fn_op *op);
 } fn_op_impl;
 
@@ -145,6 +149,9 @@ struct fn_op {
     size_t state_offset;
     size_t copy_offset; /* in the arena: what prepare makes, a copy of weights or of rows */
     size_t copy_bytes;
+    int folds;            /* the op behind this one that is folded into it, or 0 */
+    bool folded;          /* into the op before: there is nothing to do */
+    size_t folded_offset; /* in the arena: weights and bias to compute with */
 };
 
 typedef enum {
@@ -224,6 +231,7 @@ struct fn_plan {
     int losses[FN_MAX_OUTPUTS], n_losses;
     bool finished, flat, stops;
     bool shared;       /* a trained parameter is used by several ops */
+    bool folds;        /* some op is folded into another */
     double step_flops; /* per row: all phases */
     char error[256];
 };
@@ -233,7 +241,8 @@ struct fn_params {
     fn_param *params;
     int n_params, lanes;
     size_t size;
-    atomic_bool risky; /* a weight may be NaN or infinite: no zero input may be skipped */
+    atomic_bool risky;    /* a weight may be NaN or infinite: no zero input may be skipped */
+    atomic_llong version; /* of the weights; no two are the same, of any params */
 };
 
 struct fn_work {
@@ -246,8 +255,10 @@ struct fn_work {
     bool *in_place;      /* a buffer's rows are used where the source has them */
     size_t scratch_stride;
     int max_threads;
-    int64_t runs;     /* calls of fn_run so far */
-    int resume_phase; /* after a stop op */
+    int64_t folded;    /* the version of the params that folded copies were made from */
+    bool folded_risky; /* as params.risky, of those copies */
+    int64_t runs;      /* calls of fn_run so far */
+    int resume_phase;  /* after a stop op */
     int64_t resume_step;
 };
 
@@ -326,6 +337,10 @@ void *fn_grow(void *array, int *capacity, int count, size_t item); /* room for o
 
 int fn_plan_fail(fn_plan *plan, const char *format, ...);
 void fn_plan_share_memory(fn_plan *plan);
+void fn_plan_fold(fn_plan *plan);
+size_t fn_folded_bytes(const fn_plan *plan, const fn_op *op);
+void fn_fold(const fn_call *call);
+void fn_params_touch(fn_params *params); /* weights have changed */
 void fn_plan_lay_out_params(fn_plan *plan);
 void fn_plan_lay_out_lanes(fn_plan *plan);
 fn_status fn_plan_lay_out_arena(fn_plan *plan);
@@ -395,8 +410,20 @@ static inline size_t fn_lane_offset(const fn_plan *plan, const fn_op *op, int i)
     for (int j = 0; j < i; j++) at += plan->params[op->params[j]].size;
     return at;
 }
+/* What an op computes with: its parameters, or with another op folded in a copy of two. */
 static inline float *fn_weights(const fn_call *call, const fn_op *op, int i) {
+    if (op->folds)
+        return (float *)(call->work->arena + op->folded_offset) +
+               (i ? call->plan->params[op->params[0]].size : 0);
     return call->params->block[0] + call->plan->params[op->params[i]].offset;
+}
+static inline const float *fn_bias(const fn_call *call, const fn_op *op) {
+    return op->n_params > 1 || op->folds ? fn_weights(call, op, 1) : NULL;
+}
+/* A weight of the op may be NaN or infinite: no zero input may be skipped. */
+static inline bool fn_risky(const fn_call *call, const fn_op *op) {
+    return atomic_load_explicit(&call->params->risky, memory_order_relaxed) ||
+           (op->folds && call->work->folded_risky);
 }
 /* What a loss op keeps in work->state: sums since the last reset, and of the minibatch that runs
  * the sum of weights and scale / that. */

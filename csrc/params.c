@@ -18,9 +18,16 @@ size_t fn_param_size(const fn_param *p, int lanes) {
     return (size_t)((last + fn_panel_width(n, last, lanes)) * (p->count / n));
 }
 
+/* Another version of the weights, never used before by any params. */
+void fn_params_touch(fn_params *params) {
+    static atomic_llong versions;
+    atomic_store(&params->version, atomic_fetch_add(&versions, 1) + 1);
+}
+
 fn_params *fn_params_new(const fn_plan *plan) {
     fn_params *p = plan->finished ? fn_alloc(sizeof *p) : NULL;
     if (!p) return NULL;
+    fn_params_touch(p);
     p->n_params = plan->n_params;
     p->size = plan->param_size;
     p->lanes = plan->level->lanes;
@@ -104,6 +111,7 @@ fn_status fn_params_set(fn_params *params, int param, int part, const float *val
         return FN_EINVAL;
     const fn_param *p = &params->params[param];
     transfer(p, params->lanes, params->block[part] + p->offset, (float *)values, true);
+    if (part == 0) fn_params_touch(params);
     if (part == 0 && atomic_load(&params->risky)) fn_params_check(params);
     if (part == 0 && first_nonfinite(params, param, param + 1) >= 0)
         atomic_store(&params->risky, true);
@@ -131,6 +139,7 @@ fn_status fn_params_need_gradient(fn_params *params) {
 void fn_params_copy_weights(fn_params *to, const fn_params *from) {
     if (from->size) memcpy(to->block[0], from->block[0], from->size * sizeof(float));
     atomic_store(&to->risky, atomic_load(&from->risky));
+    fn_params_touch(to);
 }
 
 void fn_params_check(fn_params *params) {

@@ -243,7 +243,7 @@ static void forward_phases(builder *b, chain *c) {
             op->wide = false;
             if (op->joined) op->local = op->joined;
         }
-        if (!op->impl->forward || ((op->flags & FN_SOURCE) && train)) {
+        if (op->folded || !op->impl->forward || ((op->flags & FN_SOURCE) && train)) {
             if (op->flags & FN_STOP) {
                 open_phase(b);
                 if (!b->failed) plan->phases[plan->n_phases - 1].stop = true;

@@ -282,6 +282,7 @@ fn_status fn_plan_finish(fn_plan *plan) {
     if (check_branches(plan)) return FN_EINVAL;
     fn_plan_share_memory(plan);
     fn_plan_lay_out_params(plan);
+    fn_plan_fold(plan);
     fn_plan_lay_out_lanes(plan);
     take_turns(plan);
     plan->flat = plan->options.update != FN_UPDATE_FUSED;

@@ -389,6 +389,7 @@ fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn
     call.phase = resume ? work->resume_phase - 1 : -1;
     work->resume_phase = 0;
     choose_in_place(&call);
+    fn_fold(&call);
     begin_step(&call);
     double tile_ns;
     const double ns = estimate(&call, &tile_ns);
@@ -399,6 +400,7 @@ fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn
     settle(&call, true);
     result->threads = fn_parallel_run(threads, &list);
     settle(&call, false);
+    if (train) fn_params_touch(params);
     if (train && plan->options.update != FN_UPDATE_NONE) fn_params_check(params);
     result->seconds = (double)(fn_now_ns() - start) * 1e-9;
     return finish(&call);

@@ -260,9 +260,10 @@ def test_flops_of_networks_of_images():
     assert cases["lenet"].flops == 60_000 * 2 * (2 * first + 3 * second + 3 * last)
     kernels = [p.kernel for p in nets.products(nets.NETS["resnet"])]
     assert kernels == [
-        (3, 3, 3, 16), (3, 3, 16, 16), (3, 3, 16, 16), (3, 3, 16, 32), (3, 3, 32, 32),
-        (1, 1, 16, 32), (3, 3, 32, 64), (3, 3, 64, 64), (1, 1, 32, 64), (64, 10),
+        (3, 3, 3, 16), (3, 3, 16, 16), (3, 3, 16, 16), (3, 3, 16, 16), (3, 3, 16, 32),
+        (3, 3, 32, 32), (1, 1, 16, 32), (3, 3, 32, 64), (3, 3, 64, 64), (1, 1, 32, 64), (64, 10),
     ]  # fmt: skip
+    assert sum(kernel[:2] == (3, 3) for kernel in kernels) == 8
 
 
 def test_synthetic_rows_are_as_sparse_as_mnist():

@@ -144,6 +144,13 @@ static const float *moving_patterns(const fn_call *call, const fn_op *op, fn_til
     return patterns;
 }
 
+/* The same for whoever it is folded into. */
+static void scale(const fn_call *call, const fn_op *op, float *factor, float *offset) {
+    const int moving = moving_of(op);
+    fill_forward(call, op, channels_of(call->plan, op), fn_weights(call, op, moving),
+                 fn_weights(call, op, moving + 1), factor, offset, NULL);
+}
+
 static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t channels = channels_of(call->plan, op), stride = stride_of(channels);
     const int64_t cols = call->plan->buffers[op->out[0]].cols,
@@ -318,4 +325,5 @@ const fn_op_impl FN_LEVELED(batch_norm) = {
     .backward = backward,
     .update = update,
     .finish = finish,
+    .scale = scale,
 };

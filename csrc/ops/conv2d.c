@@ -13,8 +13,7 @@ static conv_shape shape_of(const fn_plan *plan, const fn_op *op) {
 
 static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const conv_shape s = shape_of(call->plan, op);
-    const float *w = fn_weights(call, op, 0),
-                *b = op->n_params > 1 ? fn_weights(call, op, 1) : NULL;
+    const float *w = fn_weights(call, op, 0), *b = fn_bias(call, op);
     float *scratch = fn_scratch(call, tile);
     for (int r = tile.r0; r < tile.r1; r++) {
         const float *x = fn_row(call, tile, op->in[0], r);
@@ -110,7 +109,7 @@ const fn_op_impl FN_LEVELED(conv2d) = {
     .max_inputs = 1,
     .n_outputs = 1,
     .max_params = 2,
-    .flags = FN_NEEDS_INPUT,
+    .flags = FN_NEEDS_INPUT | FN_FOLDS,
     .check = check,
     .forward = forward,
     .backward = backward,

@@ -53,8 +53,7 @@ static void forward_batch_of_one(const fn_call *call, const fn_op *op, fn_tile t
     const float *x = fn_rows(call, tile, op->in[0])[0];
     const int32_t *where = NULL;
     int64_t count = d_in;
-    if (!atomic_load_explicit(&call->params->risky, memory_order_relaxed))
-        where = nonzero_of_one(call, op, tile, x, d_in, &count);
+    if (!fn_risky(call, op)) where = nonzero_of_one(call, op, tile, x, d_in, &count);
     if (coasting(call, op))
         coast(call, op, tile.c0, c1, count, where, call->step, last_steps(call, op));
     forward_one(d_in, call->plan->buffers[op->out[0]].cols, tile.c0, c1, count, where, x,
@@ -98,8 +97,7 @@ static void forward_tiles(const fn_call *call, const fn_op *op, fn_tile tile, in
     float *y = fn_row(call, tile, op->out[0], tile.r0);
     const int rows = tile.r1 - tile.r0, tiles = (rows + ROWS - 1) / ROWS;
     const int least = rows / tiles, larger = rows - least * tiles;
-    const bool look = op->sparse && c1 - tile.c0 >= PAYS * PANEL &&
-                      !atomic_load_explicit(&call->params->risky, memory_order_relaxed);
+    const bool look = op->sparse && c1 - tile.c0 >= PAYS * PANEL && !fn_risky(call, op);
     int32_t *where = (int32_t *)fn_scratch(call, tile);
     for (int i = 0, r = 0; i < tiles; i++) {
         const int n = least + (i < larger);
@@ -121,7 +119,7 @@ static bool forward_entries(const fn_call *call, const fn_op *op, fn_tile tile, 
     float scale;
     const fn_source *source = op->sparse ? sparse_source(call, op->in[0], &scale) : NULL;
     int64_t end, total = 0;
-    if (!source || atomic_load_explicit(&call->params->risky, memory_order_relaxed)) return false;
+    if (!source || fn_risky(call, op)) return false;
     for (int r = tile.r0; r < tile.r1; r++) {
         const int64_t first = entries_of(call, source, r, &end);
         total += end - first;
@@ -152,7 +150,7 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t d_in = call->plan->buffers[op->in[0]].cols,
                   units = call->plan->buffers[op->out[0]].cols;
     const int64_t c1 = tile.c1 < units ? tile.c1 : units;
-    const float *bias = op->n_params > 1 ? fn_weights(call, op, 1) : NULL;
+    const float *bias = fn_bias(call, op);
     if (tile.r1 == tile.r0) return;
     if (op->sgemm)
         forward_sgemm(call, op, tile, d_in, units, bias);
@@ -524,7 +522,7 @@ const fn_op_impl FN_LEVELED(dense) = {
     .max_inputs = 1,
     .n_outputs = 1,
     .max_params = 2,
-    .flags = FN_NEEDS_INPUT | FN_READS_ROWS,
+    .flags = FN_NEEDS_INPUT | FN_READS_ROWS | FN_FOLDS,
     .check = check,
     .prepare = prepare,
     .forward = forward,

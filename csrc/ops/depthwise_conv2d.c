@@ -174,7 +174,7 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const depthwise d = shape_of(call->plan, op);
     float *copy = fn_scratch(call, tile), *result = copy + frame_size(&d);
     const float *w = wide_weights(call, op, &d, result + result_size(&d));
-    const float *b = op->n_params > 1 ? fn_weights(call, op, 1) : NULL;
+    const float *b = fn_bias(call, op);
     for (int r = tile.r0; r < tile.r1; r++) {
         float *y = fn_row(call, tile, op->out[0], r);
         spread(&d, fn_row(call, tile, op->in[0], r), copy);
@@ -247,7 +247,7 @@ const fn_op_impl FN_LEVELED(depthwise_conv2d) = {
     .max_inputs = 1,
     .n_outputs = 1,
     .max_params = 2,
-    .flags = FN_NEEDS_INPUT,
+    .flags = FN_NEEDS_INPUT | FN_FOLDS,
     .check = check,
     .forward = forward,
     .backward = backward,

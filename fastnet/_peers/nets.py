@@ -33,8 +33,8 @@ NETS = {
     ),
     "resnet": Net(
         (32, 32, 3),
-        (("conv", 16, 3, 1), ("block", 16, 1), ("block", 32, 2), ("block", 64, 2), ("mean",),
-         ("dense", 10)),
+        (("conv", 16, 3, 1), ("conv", 16, 3, 1), ("block", 16, 1), ("block", 32, 2),
+         ("block", 64, 2), ("mean",), ("dense", 10)),
     ),
 }  # fmt: skip
 
