@@ -76,12 +76,17 @@ def flops(net: Net, train: bool) -> int:
 
 
 def start_weights(net: Net) -> list[np.ndarray]:
-    """Return Glorot-uniform kernels and zero biases, float32, in the order of `products`."""
+    """Return Glorot-uniform kernels and zero biases, float32, in the order of `products`.
+
+    Networks with blocks get He-uniform kernels: with the others, so many relus leave nearly the
+    same probabilities for every image, and results would say little about the networks.
+    """
     rng = np.random.default_rng(2)
+    deep = any(kind == "block" for kind, *_ in net.parts)
     out = []
     for kernel in (p.kernel for p in products(net)):
         taps = math.prod(kernel[:-2])
-        limit = math.sqrt(6 / (taps * (kernel[-2] + kernel[-1])))
+        limit = math.sqrt(6 / (taps * (kernel[-2] + (0 if deep else kernel[-1]))))
         out.append(rng.uniform(-limit, limit, kernel).astype(np.float32))
         out.append(np.zeros(kernel[-1], np.float32))
     return out
