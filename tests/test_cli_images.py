@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -128,6 +129,19 @@ def test_a_picture_is_prepared_as_the_folder_was(run, shapes):  # noqa: F811
     out = run("predict", "shapes.safetensors", *files, "--format", "json")[1]
     got = [item["score"] for item in json.loads(out)]
     np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_another_folder_is_all_new(run, shapes):  # noqa: F811
+    options = ("--image-size", "12", "--epochs", 1, "-q")
+    assert run("train", "--data", shapes, *options)[0] == 0
+    assert "12 test images" in run("evaluate", "shapes.safetensors", "--data", shapes)[1]
+    assert "12 test images" in run("evaluate", "shapes.safetensors")[1]
+    other = shutil.copytree(shapes, shapes.with_name("others"))
+    code, out, err = run("evaluate", "shapes.safetensors", "--data", other)
+    assert (code, err) == (0, "")
+    assert "others: 60 images" in out
+    answers = json.loads(run("predict", "shapes.safetensors", other, "--format", "json")[1])
+    assert len(answers) == 60
 
 
 def test_damaged_pictures_are_a_note(run, shapes):  # noqa: F811

@@ -303,6 +303,11 @@ def test_dtype_asked_for(dtype):
     assert model.cluster_centers_.tobytes() == wanted.cluster_centers_.tobytes()
 
 
+def test_rows_of_several_axes_are_told_to_be_flattened():
+    with pytest.raises(ValueError, match=r"got \(9, 4, 4\); X.reshape\(len\(X\), -1\) makes a row"):
+        fn.KMeans(2).fit(np.zeros((9, 4, 4)))
+
+
 @pytest.mark.parametrize("kind", ["csr_matrix", "csr_array", "csc_matrix", "coo_array"])
 def test_sparse(kind):
     sparse = pytest.importorskip("scipy.sparse")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,12 +32,14 @@ class Pictures:
     seed: int = 0
 
     @classmethod
-    def like(cls, card: Card, shape: tuple[int, ...]) -> Pictures:
-        """As the model that has this card and input shape was trained on them."""
+    def like(cls, card: Card, shape: tuple[int, ...], source: str) -> Pictures:
+        """As the model that has this card and input shape was trained on them. The folder that it
+        was trained on is split as it was then; another one, told by its name, is all new."""
         size, color = ((shape[0], shape[1]), "grayscale") if len(shape) > 1 else ((64, 64), "rgb")
         if len(shape) == 3 and shape[2] == 3:
             color = "rgb"
         split, seed = card.training.get("split", 0.0), card.training.get("seed", 0)
+        split = split if Path(source).resolve().name == card.data else 0.0
         usual = isinstance(split, float) and 0 <= split < 1 and isinstance(seed, int) and seed >= 0
         return cls(size, color, split, seed) if usual else cls(size, color)
 

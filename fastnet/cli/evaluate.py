@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     network, card = open_model(args.model)
     source = args.data or card.training.get("data") or card.data or "digits"
-    pictures = datas.Pictures.like(card, network.input_shape)
+    pictures = datas.Pictures.like(card, network.input_shape, str(source))
     data = datas.open_data(str(source), args.label or card.label, pictures)
     part = datas.pick_part(data, args.part)
     x = as_rows(part.x, network, card, data.name)

@@ -116,7 +116,7 @@ def _read(text: str, args: argparse.Namespace, network: Any, card: Card) -> _Inp
         x, labels = _table_rows(text, args.label or card.label, network, card)
         source = _Input(text, as_rows(x, network, card, text), labels)
     else:
-        data = datas.open_data(text, None, datas.Pictures.like(card, network.input_shape))
+        data = datas.open_data(text, None, datas.Pictures.like(card, network.input_shape, text))
         part = datas.pick_part(data, None)
         labels = None if part.y is None else _label_texts(data, part)
         single = part.y is None and part.x.shape == network.input_shape

@@ -103,7 +103,7 @@ def _interactive() -> bool:
 
 
 def _open(args: argparse.Namespace, source: str) -> _Album:
-    data = datas.open_data(source, args.label, _pictures_for(args.model))
+    data = datas.open_data(source, args.label, _pictures_for(args.model, source))
     part = datas.pick_part(data, args.part or ("test" if args.model and data.x_test is not None
                                                else "train"))  # fmt: skip
     labels = None if part.y is None else _texts(part.y, data.classes)
@@ -138,14 +138,14 @@ def _texts(y: np.ndarray, classes: Any) -> list[str]:
     return [" ".join(f"{v:g}" for v in np.atleast_1d(row)) for row in y]
 
 
-def _pictures_for(model: str | None) -> datas.Pictures | None:
+def _pictures_for(model: str | None, source: str) -> datas.Pictures | None:
     """How a model wants a folder of pictures to be read."""
     from .model import open_model
 
     if model is None:
         return None
     network, card = open_model(model)
-    return datas.Pictures.like(card, network.input_shape)
+    return datas.Pictures.like(card, network.input_shape, source)
 
 
 def _said(model: str, part: datas.Part, name: str) -> list[str]:

@@ -119,7 +119,9 @@ def _mapped(x: Any) -> bool:
 def _check_shape(x: Any, name: str) -> None:
     if len(x.shape) != 2:
         hint = f"; {name}.reshape(-1, 1) makes one feature, {name}.reshape(1, -1) one row"
-        hint = hint if len(x.shape) == 1 else ""
+        if len(x.shape) > 2:
+            hint = f"; {name}.reshape(len({name}), -1) makes a row of each"
+        hint = hint if len(x.shape) else ""
         raise ValueError(f"{name} must have shape (n, d), got {tuple(x.shape)}{hint}")
     if 0 in x.shape:
         what = "rows" if x.shape[0] == 0 else "features"
