@@ -18,8 +18,8 @@ typedef enum {
     FN_OK,
     FN_ENOMEM,    /* an allocation failed; nothing was changed */
     FN_EINVAL,    /* the plan is wrong: see fn_plan_error */
-    FN_EINPUT,    /* a value read from a source is NaN or infinite: see fn_result.bad_* */
-    FN_EDIVERGED, /* the loss is not finite: see fn_result.steps; weights are as before that step */
+    FN_EINPUT,    /* a value read from a source is NaN or infinite: see fn_result.bad_*, ... */
+    FN_EDIVERGED, /* the loss is not finite; ... weights are as after fn_result.steps steps */
     FN_STOPPED    /* the plan reached a stop op; call fn_run again to go on */
 } fn_status;
 
