@@ -4,9 +4,10 @@
 
 A worker process a library and thread count holds the data; rows are measured in turn, libraries
 interleaved, and the least of several times counts. From the same first centres, with the same
-number of iterations. "to convergence" is each library's own k-means++ plus the iterations from one
-set of centres until nothing moves: libraries that stop at another iteration do not count. Memory is
-the peak of a process that fits, less the same process before it.
+number of iterations. "to convergence" is each library's own k-means++ plus the iterations from
+one set of centres until nothing moves: libraries whose iterations differ by more than 5 % have
+another stop rule and do not count. Memory is the peak of the process while it fits, less what it
+had before.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+#: Seconds between two measurements, in which threads of the last library stop spinning.
+QUIET = 0.25
 PEERS = ["scikit-learn", "oneDAL", "faiss"]
 
 
@@ -209,26 +212,24 @@ class Worker:
         self.process.wait()
 
 
-def measure(name: str, threads: int, repeats: int) -> str:
+def measure(workers: dict[str, Worker], name: str, threads: int, repeats: int) -> str:
     """One line of the table."""
     row = ROWS[name]
     libraries = ["fastnet", *(p for p in PEERS if row.what not in MISSING.get(p, ()))]
-    workers = {library: Worker(library, threads) for library in libraries}
     least: dict[str, float] = {}
     results: dict[str, float] = {}
     memory = 0.0
     for _ in range(1 if row.long and threads == 1 else min(repeats, 2) if row.long else repeats):
-        for library, worker in workers.items():
-            if (answer := worker.ask(name)) is not None:
+        for library in libraries:
+            time.sleep(QUIET)
+            if (answer := workers[library].ask(name)) is not None:
                 least[library] = min(least.get(library, 1e9), 1e3 * answer[0])
                 results[library] = answer[1]
                 memory = answer[2] if library == "fastnet" and not memory else memory
-    for worker in workers.values():
-        worker.close()
     same = {
         library: ms
         for library, ms in least.items()
-        if row.what != "converge" or abs(results[library] - results["fastnet"]) <= 1
+        if row.what != "converge" or abs(results[library] / results["fastnet"] - 1) <= 0.05
     }
     peers = [ms for library, ms in same.items() if library != "fastnet"]
     ratio = min(peers) / least["fastnet"] if peers else float("nan")
@@ -257,8 +258,11 @@ def main() -> None:
     heads = "".join(f"{name:>10}" for name in ["here, ms", *PEERS])
     print(f"{'row':22}{'thr':>3}{heads}{'ratio':>8}{'floor':>6}{'goal':>6}{'MB':>8}", flush=True)
     for threads in (int(count) for count in chosen.threads.split(",")):
+        workers = {library: Worker(library, threads) for library in ["fastnet", *PEERS]}
         for name in chosen.rows or ROWS:
-            print(measure(name, threads, chosen.repeats), flush=True)
+            print(measure(workers, name, threads, chosen.repeats), flush=True)
+        for worker in workers.values():
+            worker.close()
     print(f"{time.perf_counter() - begin:.0f} s")
 
 
