@@ -13,7 +13,7 @@
 
 enum {
     CHUNK = FN_LANES < 8 ? FN_LANES : 8, /* values looked at together */
-    GROUP = 2,                           /* values of one pixel that share a pass over their taps */
+    GROUP = 4,                           /* values of one pixel that share a pass over their taps */
     MOST_SUMS = FN_LANES == 4 ? 12 : 15, /* in registers beside a value (and, unfused, a product) */
     MOST_VECS = 12,
     BLOCK_VALUES = 16384, /* of dy in a block */
