@@ -91,64 +91,6 @@ void fn_fork_guard(void) {
     pthread_once(&once, install_guard);
 }
 
-/* The first line of a file, or an empty text. */
-static void read_line(const char *path, char *line, int size) {
-    line[0] = 0;
-    FILE *file = fopen(path, "r");
-    if (!file) return;
-    if (!fgets(line, size, file)) line[0] = 0;
-    fclose(file);
-}
-
-/* Processors that the cgroup's CPU quota pays for, counting every parent group; 0: no limit. */
-static double cgroup_quota(void) {
-    char line[512], path[1024], group[512] = "";
-    double least = 0;
-    FILE *file = fopen("/proc/self/cgroup", "r");
-    while (file && fgets(line, sizeof line, file))
-        if (sscanf(line, "0::%511s", group) == 1) break;
-    if (file) fclose(file);
-    for (char *end = group + strlen(group); end >= group; end = strrchr(group, '/')) {
-        if (end) *end = 0;
-        snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", group);
-        read_line(path, line, sizeof line);
-        double quota, period;
-        if (sscanf(line, "%lf %lf", &quota, &period) == 2 && period > 0 &&
-            (least == 0 || quota / period < least))
-            least = quota / period;
-        if (!strchr(group, '/')) break;
-    }
-    if (least > 0) return least;
-    char text[64];
-    read_line("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", line, sizeof line);
-    read_line("/sys/fs/cgroup/cpu/cpu.cfs_period_us", text, sizeof text);
-    const double quota = atof(line), period = atof(text);
-    return quota > 0 && period > 0 ? quota / period : 0;
-}
-
-int fn_cpus_available(const char **why) {
-    static atomic_ullong read_at;
-    static _Atomic double quota;
-    const uint64_t now = fn_now_ns();
-    if (!atomic_load(&read_at) || now - atomic_load(&read_at) > 2000000000u) {
-        atomic_store(&quota, cgroup_quota());
-        atomic_store(&read_at, now);
-    }
-    int cpus = 1;
-    const char *reason = "CPU affinity";
-#ifdef __linux__
-    cpu_set_t set;
-    if (!sched_getaffinity(0, sizeof set, &set)) cpus = CPU_COUNT(&set);
-#endif
-    const double limit = atomic_load(&quota);
-    if (limit > 0 && limit < cpus) {
-        cpus = limit < 1 ? 1 : (int)limit;
-        reason = "cgroup CPU quota";
-    }
-    if (why) *why = reason;
-    return cpus;
-}
-
 /* What OpenMP would use: OMP_NUM_THREADS, and the limits that joblib and threadpoolctl set. */
 static int openmp_limit(void) {
 #ifdef FN_PTHREADS

@@ -29,6 +29,10 @@ int fn_parallel_choose(double ns, int phases, int asked);
 
 uint64_t fn_now_ns(void);
 
+/* cpus.c: processors that the CPU quota of a process pays for, from its group's name (the file
+ * `own`) and the groups' folder; 0: no limit. */
+double fn_cgroup_quota(const char *own, const char *root);
+
 /* Tests: thread `thread` has run a tile (see fn_threads_seen). */
 void fn_thread_report(int thread);
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -200,7 +201,8 @@ def busy_process() -> Iterator[None]:
 
 
 def measure_imports(case: Case, libraries: Sequence[str], repeats: int) -> Result:
-    """Time `import` in fresh processes that have NumPy already, interleaved."""
+    """Time `import` in fresh processes that have NumPy already, interleaved; byte code is kept."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     result = Result(case, [Measurement(name, None) for name in libraries if name in IMPORTS])
     root = str(Path(__file__).resolve().parents[1])
     for _ in range(repeats):
@@ -211,8 +213,9 @@ def measure_imports(case: Case, libraries: Sequence[str], repeats: int) -> Resul
                 f"import {IMPORTS[m.library]}\nprint(time.perf_counter() - start)"
             )
             run = subprocess.run(
-                [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False
-            )
+                [sys.executable, "-P", "-c", code],
+                capture_output=True, text=True, check=False, env=environment,
+            )  # fmt: skip
             if run.returncode:
                 m.error = run.stderr.strip().splitlines()[-1]
             else:

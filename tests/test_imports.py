@@ -119,6 +119,14 @@ model = sklearn.linear_model.LogisticRegression().fit(x, y)
 results.append(round(float(model.coef_.sum()), 2) + 0.0)
 """,
     ),
+    "faiss": (
+        "import faiss",
+        """
+model = faiss.Kmeans(20, 4, niter=5, seed=1)
+model.train(x)
+results.append(round(float(model.centroids.sum()), 2) + 0.0)
+""",
+    ),
     "safetensors": ("import safetensors.numpy", "results.append(0.0)"),
 }
 

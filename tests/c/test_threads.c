@@ -3,6 +3,7 @@
  */
 #include <pthread.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -204,7 +205,61 @@ static void phases_of_many_tiles(void) {
     free_data(&d);
 }
 
+/* ---- control groups ---- */
+
+static char folder[] = "/tmp/fastnet-cgroup-XXXXXX";
+
+static void put(const char *name, const char *text) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *file = fopen(path, "w");
+    CHECK(file && fputs(text, file) >= 0 && !fclose(file));
+}
+
+static void make_folder(const char *name) {
+    char path[256];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    CHECK(!mkdir(path, 0700));
+}
+
+static double quota(void) {
+    char own[256];
+    snprintf(own, sizeof own, "%s/own", folder);
+    return fn_cgroup_quota(own, folder);
+}
+
+static void quotas_of_control_groups(void) {
+    CHECK(mkdtemp(folder));
+    CHECK(quota() == 0); /* neither version */
+    make_folder("cpu");
+    put("cpu/cpu.cfs_quota_us", "-1\n");
+    put("cpu/cpu.cfs_period_us", "100000\n");
+    CHECK(quota() == 0);
+    put("cpu/cpu.cfs_quota_us", "350000\n");
+    CHECK(quota() == 3.5);
+    make_folder("a");
+    make_folder("a/b");
+    put("own", "1:name=systemd:/else\n0::/a/b\n");
+    put("a/b/cpu.max", "max 100000\n");
+    put("a/cpu.max", "250000 100000\n");
+    CHECK(quota() == 2.5); /* of the group above */
+    put("a/b/cpu.max", "50000 100000\n");
+    CHECK(quota() == 0.5);
+    put("a/b/cpu.max", "900000 100000\n");
+    CHECK(quota() == 2.5);
+    put("own", "0::/\n");
+    put("cpu.max", "100000 50000\n"); /* a container sees its own group as the root */
+    CHECK(quota() == 2);
+    put("cpu.max", "nonsense\n");
+    put("cpu/cpu.cfs_period_us", "0\n");
+    CHECK(quota() == 0);
+    char command[64];
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    CHECK(system(command) == 0);
+}
+
 static const test tests[] = {
+    {"quotas of control groups", quotas_of_control_groups},
     {"every thread runs a tile", every_thread_runs_a_tile},
     {"the caller decides how many", the_caller_decides},
     {"eight callers predict with shared params", predictions_share_params},
