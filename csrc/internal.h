@@ -345,6 +345,7 @@ void fn_plan_lay_out_params(fn_plan *plan);
 void fn_plan_lay_out_lanes(fn_plan *plan);
 fn_status fn_plan_lay_out_arena(fn_plan *plan);
 const char *fn_plan_phases(fn_plan *plan);
+void fn_work_clean(fn_work *work);
 size_t fn_thread_floats(const fn_plan *plan); /* what each thread needs beside the arena */
 void fn_work_point(fn_work *work, const fn_plan *plan, int buffer);
 void fn_params_check(fn_params *params); /* look for NaN and infinity: see `risky` */

@@ -320,6 +320,8 @@ static void settle(const fn_call *call, bool begin) {
 static fn_status finish(fn_call *call) {
     fn_result *result = call->result;
     const int64_t bad = atomic_load(&call->bad);
+    if (bad >= 0 || atomic_load(&call->diverged) || atomic_load(&call->params->risky))
+        fn_work_clean(call->work);
     if (bad >= 0) {
         result->bad_row = source_row(call->args, call->args->first + (bad >> 32));
         result->bad_column = bad & 0xffffffff;

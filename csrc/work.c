@@ -40,6 +40,14 @@ fn_work *fn_work_new(const fn_plan *plan, int max_threads) {
     return w;
 }
 
+/* As new. NaN and infinity reach the padding of rows, times a padding weight of zero; nothing
+ * writes zeros there again. */
+void fn_work_clean(fn_work *w) {
+    memset(w->arena, 0, w->plan->arena_bytes);
+    memset(w->scratch, 0, w->scratch_stride * (size_t)w->max_threads * sizeof(float));
+    w->folded = 0;
+}
+
 void fn_work_free(fn_work *w) {
     if (!w) return;
     fn_free(w->arena);

@@ -328,6 +328,29 @@ def test_nan_in_x_names_the_row_and_falls_back(value, dtype, options):
     assert np.isfinite(trainer.fit(rows(300), labels(300))["loss"]).all()
 
 
+@pytest.mark.parametrize("units", [1, 3, 7, 9, 20])
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_training_goes_on_after_nan_as_if_it_had_not_been(level, units, loss):
+    """NaN meets the zeros that rows and weights are padded with; none of it may stay there."""
+
+    def digest_after(bad):
+        last = "softmax" if loss == "cross_entropy" else "tanh"
+        stack = [layers.Input(5), layers.Dense(units, "tanh"), layers.Dense(3, last)]
+        net = fn.Sequential(stack, seed=0)
+        x, y = rows(300), labels(300) if loss == "cross_entropy" else rows(300, 3)
+        trainer = fn.Trainer(net, loss, "adam")
+        trainer.fit(x, y, shuffle=False)
+        if bad:
+            x[201, 3] = np.nan
+            with pytest.raises(ValueError, match="row 201, column 3"):
+                trainer.fit(x, y, shuffle=False)
+        x[201, 3] = 0.5
+        fn.Trainer(net, loss, "adam").fit(x, y, shuffle=False)
+        return digest(net)
+
+    assert digest_after(bad=True) == digest_after(bad=False)
+
+
 def test_a_first_fit_that_failed_never_happened():
     x = rows(300)
     x[299, 0] = np.nan
