@@ -96,7 +96,7 @@ static bool fold(const fn_call *call, const fn_op *op) {
 void fn_fold(const fn_call *call) {
     fn_work *work = call->work;
     const int64_t version = atomic_load(&call->params->version);
-    if (!call->plan->folds || work->folded == version) return;
+    if (work->folded == version) return;
     work->folded_risky = false;
     for (int i = 0; i < call->plan->n_ops; i++)
         if (call->plan->ops[i].folds) work->folded_risky |= !fold(call, &call->plan->ops[i]);

@@ -255,6 +255,7 @@ struct fn_work {
     bool *in_place;      /* a buffer's rows are used where the source has them */
     size_t scratch_stride;
     int max_threads;
+    int threads_used;  /* at most, by any run */
     int64_t folded;    /* the version of the params that folded copies were made from */
     bool folded_risky; /* as params.risky, of those copies */
     int64_t runs;      /* calls of fn_run so far */

@@ -287,34 +287,46 @@ static double estimate(const fn_call *call, double *tile_ns) {
     return step * (double)call->n_steps;
 }
 
-/* What ops put off is done, or (begin) they note that nothing is. */
+/* A job of one thread, with denormals flushed as they are in every region. */
 typedef struct {
     const fn_call *call;
-    bool begin, done;
-} settlement;
+    void (*job)(const fn_call *call);
+    bool done;
+} errand;
 
-static int settle_next(void *context) {
-    settlement *s = context;
-    if (s->done) return -1;
-    s->done = true;
+static int errand_next(void *context) {
+    errand *e = context;
+    if (e->done) return -1;
+    e->done = true;
     return 1;
 }
 
-static void settle_run(void *context, int tile, int thread) {
-    const settlement *s = context;
-    const fn_plan *plan = s->call->plan;
+static void errand_run(void *context, int tile, int thread) {
+    const errand *e = context;
     (void)tile, (void)thread;
-    for (int i = 0; i < plan->n_ops; i++) {
-        const fn_op *op = &plan->ops[i];
-        if (s->begin && op->impl->begin && op->coasts) op->impl->begin(s->call, op);
-        if (!s->begin && op->impl->settle && op->coasts) op->impl->settle(s->call, op);
+    e->job(e->call);
+}
+
+static void run_errand(const fn_call *call, void (*job)(const fn_call *call)) {
+    errand e = {call, job, false};
+    const fn_work_list list = {errand_next, errand_run, &e, 0};
+    fn_parallel_run(1, &list);
+}
+
+/* Ops note that they have put nothing off. */
+static void begin_coasting(const fn_call *call) {
+    for (int i = 0; i < call->plan->n_ops; i++) {
+        const fn_op *op = &call->plan->ops[i];
+        if (op->impl->begin && op->coasts) op->impl->begin(call, op);
     }
 }
 
-static void settle(const fn_call *call, bool begin) {
-    settlement s = {.call = call, .begin = begin};
-    const fn_work_list list = {settle_next, settle_run, &s, 0};
-    if (call->optimizer) fn_parallel_run(1, &list);
+/* What ops have put off is done. */
+static void settle(const fn_call *call) {
+    for (int i = 0; i < call->plan->n_ops; i++) {
+        const fn_op *op = &call->plan->ops[i];
+        if (op->impl->settle && op->coasts) op->impl->settle(call, op);
+    }
 }
 
 static fn_status finish(fn_call *call) {
@@ -391,17 +403,18 @@ fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn
     call.phase = resume ? work->resume_phase - 1 : -1;
     work->resume_phase = 0;
     choose_in_place(&call);
-    fn_fold(&call);
+    if (plan->folds) run_errand(&call, fn_fold);
     begin_step(&call);
     double tile_ns;
     const double ns = estimate(&call, &tile_ns);
     int threads = fn_parallel_choose(ns, (int)at_most((int)call.n_steps, 1 << 20) * plan->n_phases,
                                      args->threads);
     if (threads > work->max_threads) threads = work->max_threads;
+    if (threads > work->threads_used) work->threads_used = threads;
     const fn_work_list list = {next_phase, run_tile, &call, tile_ns};
-    settle(&call, true);
+    if (call.optimizer) run_errand(&call, begin_coasting);
     result->threads = fn_parallel_run(threads, &list);
-    settle(&call, false);
+    if (call.optimizer) run_errand(&call, settle);
     if (train) fn_params_touch(params);
     if (train && plan->options.update != FN_UPDATE_NONE) fn_params_check(params);
     result->seconds = (double)(fn_now_ns() - start) * 1e-9;

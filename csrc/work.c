@@ -41,10 +41,10 @@ fn_work *fn_work_new(const fn_plan *plan, int max_threads) {
 }
 
 /* As new. NaN and infinity reach the padding of rows, times a padding weight of zero; nothing
- * writes zeros there again. */
+ * writes zeros there again. Scratch of threads that never ran has no pages yet, and gets none. */
 void fn_work_clean(fn_work *w) {
     memset(w->arena, 0, w->plan->arena_bytes);
-    memset(w->scratch, 0, w->scratch_stride * (size_t)w->max_threads * sizeof(float));
+    memset(w->scratch, 0, w->scratch_stride * (size_t)w->threads_used * sizeof(float));
     w->folded = 0;
 }
 

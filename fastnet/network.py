@@ -21,8 +21,12 @@ from .lowering import Lowered, Request, lower, prediction
 #: Rows of one pass of predict; any number of rows gives the same bits.
 _PREDICT_ROWS = 1024
 #: Several threads may ask for the first prediction, and networks share layers: one builds, others
-#: wait.
+#: wait. So does a fork: its child finds the lock free, and no network half built.
 building = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=building.acquire, after_in_parent=building.release, after_in_child=building.release
+    )
 _PLAIN = (np.dtype(np.float32), np.dtype(np.uint8))
 
 
@@ -60,11 +64,11 @@ class Network:
             If a layer cannot take its input's shape; the message names the layer.
         """
         shape = check.shape("input_shape", input_shape)
-        if self._graph is not None and shape != self.input_shape:
-            raise ValueError(
-                f"{self.name} is built for rows of shape {self.input_shape}, not {shape}"
-            )
         with building:
+            if self._graph is not None and shape != self.input_shape:
+                raise ValueError(
+                    f"{self.name} is built for rows of shape {self.input_shape}, not {shape}"
+                )
             if self.built:
                 return
             try:
@@ -80,9 +84,9 @@ class Network:
         self._plans.clear()
         if self._nested is not None or self._fixed:
             return  # its shapes were known before
+        self._graph = None  # type: ignore[assignment]
         self.input_shape: Any = None  # a tuple; of several inputs a list of them
         self.output_shape: Any = None
-        self._graph = None  # type: ignore[assignment]
         for layer in self.layers:
             if layer.network is self:
                 layer._forget()
@@ -114,11 +118,11 @@ class Network:
             raise ValueError(
                 f"the network calls layers {graph.size():,} times, at most {MOST_CALLS:,} go"
             )
-        self._graph, self._leaf_list = graph, None
         shapes: Any = graph.input_shapes
         self.input_shape = shapes if len(shapes) > 1 else shapes[0]
         shapes = graph.output_shapes
         self.output_shape = shapes if len(shapes) > 1 else shapes[0]
+        self._graph, self._leaf_list = graph, None  # last: whoever sees it may ask for the shapes
 
     def _fill(self, values: Iterable[tuple[int, np.ndarray]]) -> None:
         """Allocate the weights and give them their first values, flat and by number."""
@@ -183,16 +187,18 @@ class Network:
         return lowered
 
     def _need_built(self, what: str, x: np.ndarray | None = None) -> None:
-        if not self.built and self._graph is not None:
-            self.build(self.input_shape)
         if self.built:
             return
-        if x is None or x.ndim < 1:
-            raise ValueError(
-                f"{what}: the shape of rows is not known yet; begin the layers with "
-                "Input(shape), call build(input_shape), or fit first"
-            )
-        self.build(x.shape[1:] or (1,))
+        with building:
+            if self._graph is not None:
+                self.build(self.input_shape)
+                return
+            if x is None or x.ndim < 1:
+                raise ValueError(
+                    f"{what}: the shape of rows is not known yet; begin the layers with "
+                    "Input(shape), call build(input_shape), or fit first"
+                )
+            self.build(x.shape[1:] or (1,))
 
     # ---- weights --------------------------------------------------------------------------------
 

@@ -232,9 +232,10 @@ class Trainer:
         ----------
         x : array (n, *input_shape), or an iterable of batches (x, y) or (x, y, sample_weight)
             Of several inputs a list of arrays, or a dict of them by the inputs' names. Arrays and
-            memmaps of float32, uint8, int8 and bool are read in place. Sparse matrices of SciPy
-            count as arrays (n, features): CSR of float32 or float64 is read in place, and no other
-            is made dense either. A generator is consumed; ``steps_per_epoch`` cuts it into epochs.
+            memmaps of float32, uint8, int8 and bool are read in place: nothing else may write to
+            them meanwhile. Sparse matrices of SciPy count as arrays (n, features): CSR of float32
+            or float64 is read in place, and no other is made dense either. A generator is
+            consumed; ``steps_per_epoch`` cuts it into epochs.
         y : array
             Of the output's shape (n, *output_shape), or integer classes without its last axis.
             Of several outputs a list of arrays, or a dict of them by the outputs' names.

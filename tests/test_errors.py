@@ -1,8 +1,11 @@
 """What goes wrong: errors that name it and change nothing; divergence; Ctrl-C."""
 
 import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -349,6 +352,37 @@ def test_training_goes_on_after_nan_as_if_it_had_not_been(level, units, loss):
         return digest(net)
 
     assert digest_after(bad=True) == digest_after(bad=False)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_a_bad_row_takes_no_memory_of_threads_that_never_ran():
+    """Each thread's share is 3 MB here, mapped when it is first used."""
+    code = """
+import re, sys
+from pathlib import Path
+import numpy as np
+import fastnet as fn
+from fastnet import layers
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1))
+wide = layers.Conv2D(128, 3, activation="relu"), layers.MaxPool2D(2), layers.Conv2D(128, 2)
+net = fn.Sequential([layers.Input((8, 8, 64)), *wide, layers.Flatten(), layers.Dense(10)], seed=0)
+x, y = np.ones((64, 8, 8, 64), np.float32), np.zeros(64, int)
+trainer = fn.Trainer(net)
+trainer.fit(x, y)
+before = resident()
+x[3, 2, 1, 0] = np.nan
+for _ in range(3):
+    try:
+        trainer.fit(x, y)
+    except ValueError:
+        continue
+    sys.exit("not noticed")
+print(resident() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 20_000  # KB
 
 
 def test_a_first_fit_that_failed_never_happened():

@@ -218,6 +218,41 @@ def test_threads_that_come_first_build_a_network_once(kind):
     assert set(answers) == {net.predict(rows()).tobytes()}
 
 
+FORK = """
+import os, signal, sys, threading, time
+import numpy as np
+import fastnet as fn
+from fastnet import layers
+
+begun = threading.Event()
+
+def slowly(shape, rng):
+    begun.set()
+    time.sleep(0.3)
+    return rng.standard_normal(shape)
+
+large = fn.Sequential([layers.Dense(9, kernel_initializer=slowly)], seed=0)
+x = np.ones((4, 5), np.float32)
+builder = threading.Thread(target=large.predict, args=[x])
+builder.start()
+begun.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    fn.Sequential([layers.Dense(2)], seed=0).predict(x)
+    large.predict(x)
+    os._exit(0)
+builder.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_while_another_thread_builds_a_network():
+    code = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK]
+    done = subprocess.run(code, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_fits_of_one_network_wait_for_each_other():
     """Two trainers with other slots: as if one had come after the other."""
     x, y = rows(100), labels(100)

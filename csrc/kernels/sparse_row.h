@@ -11,14 +11,16 @@ FN_INLINE float entry_of(const fn_source *s, int64_t i) {
     return s->dtype == FN_F64 ? (float)((const double *)s->data)[i] : ((const float *)s->data)[i];
 }
 
-/* y (cols) = the row, zeros where it has no entry; whether all of it is finite. */
+/* y (cols) = the row, zeros where it has no entry; whether all of it is finite. Columns were
+ * checked before the run; one that was changed since is not written to. */
 FN_INLINE bool spread_row(const fn_source *s, int64_t row, int64_t cols, float *y) {
     const int64_t end = fn_csr_index(s->indptr, s->index_dtype, row + 1);
     float bad = 0; /* NaN as soon as a value is NaN or infinite */
     memset(y, 0, (size_t)cols * sizeof *y);
     for (int64_t i = fn_csr_index(s->indptr, s->index_dtype, row); i < end; i++) {
         const float value = entry_of(s, i);
-        y[fn_csr_index(s->indices, s->index_dtype, i)] = value + 0.0f; /* a zero is +0 */
+        const int64_t column = fn_csr_index(s->indices, s->index_dtype, i);
+        if ((uint64_t)column < (uint64_t)cols) y[column] = value + 0.0f; /* a zero is +0 */
         bad += value - value;
     }
     return bad == 0;
