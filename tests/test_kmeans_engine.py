@@ -175,6 +175,24 @@ def test_non_finite_values_are_found():
     assert _core.KMeansFit(x, None, 2).nonfinite == (7, 2)
 
 
+@pytest.mark.parametrize("algorithm", ["auto", "lloyd", "hamerly", "projected"])
+@pytest.mark.parametrize("power", [80, 99])
+def test_centers_near_a_far_mean_keep_a_label_each(power, algorithm):
+    # in float32 the mean times a centre overflows, though both are finite
+    x = np.zeros((64, 200), np.float32)
+    x[32:] = 2.0 ** (power + 1)
+    centers = np.full((2, 200), 2.0**power)
+    centers[0] -= 2.0**46
+    centers[1, :100] -= 2.0**46
+    labels = np.empty(64, np.int32)
+    _core.kmeans_assign(x, centers, labels=labels)
+    first, _, _, _ = fit(x, centers, 1, algorithm=algorithm)
+    assert set(labels.tolist()) <= {0, 1} and set(first.tolist()) <= {0, 1}
+    if power == 80:  # else the distances are equal within float64's rounding
+        np.testing.assert_array_equal(labels, nearest(x, centers))
+        np.testing.assert_array_equal(fit(x, centers, 3, algorithm=algorithm)[0], labels)
+
+
 @pytest.mark.parametrize("d", [5, 200])
 def test_memory_is_what_is_promised(d):
     n, k = 20_000, 6

@@ -14,7 +14,7 @@ void fn_km_decide_close(job *w, int at, const float *products, const float *half
     int64_t n = 0;
     for (int64_t j = 0; j < km->k; j++) {
         const float low = half[j] - products[j] - length * errors[j];
-        if (low <= top) w->s->evaluated[n++] = (int32_t)j;
+        if (!(low > top)) w->s->evaluated[n++] = (int32_t)j;
     }
     fn_km_decide(w, at, w->s->evaluated, n, n < km->k ? 0 : INFINITY);
 }

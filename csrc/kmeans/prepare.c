@@ -208,7 +208,9 @@ void fn_km_prepare(fn_km *km) {
                     &(fn_work_list){prepare_next, prepare_run, &p, 1e6});
     km->exact_only = false;
     for (int64_t j = 0; j < km->k; j++)
-        if (!(km->lengths[j] < 1e15f)) km->exact_only = true;
+        if (!(km->lengths[j] < 1e15f) ||
+            (km->place_half && !(isfinite(km->place_half[j]) && isfinite(km->place_slack[j]))))
+            km->exact_only = true; /* in place, a far shift may overflow as well */
     if (!km->previous) return;
     other_drifts(km);
     measure_apart(km);
