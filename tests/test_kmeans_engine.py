@@ -91,6 +91,11 @@ def test_equals_plain_lloyd(seed, algorithm):
     assert inertia == pytest.approx(expected, rel=1e-9, abs=1e-12 * scale**2)
 
 
+def as_csr(x):
+    sparse = pytest.importorskip("scipy.sparse").csr_matrix(x)
+    return sparse.data, sparse.indices, sparse.indptr, x.shape[1]
+
+
 def nearest(x, centers):
     return np.stack([((x.astype(np.float64) - c) ** 2).sum(1) for c in centers], 1).argmin(1)
 
@@ -173,6 +178,17 @@ def test_non_finite_values_are_found():
     assert _core.KMeansFit(x, None, 2).nonfinite is None
     x[7, 2] = np.inf
     assert _core.KMeansFit(x, None, 2).nonfinite == (7, 2)
+
+
+@pytest.mark.parametrize("form", ["dense", "csr"])
+def test_a_row_whose_square_overflows_hides_no_nan(form):
+    x = np.zeros((6400, 8))
+    x[:, 0] = 1
+    x[:3, 0] = 1e200
+    rows = as_csr if form == "csr" else np.asarray
+    assert _core.KMeansFit(rows(x), None, 2).nonfinite is None
+    x[5, 2] = np.nan
+    assert _core.KMeansFit(rows(x), None, 2).nonfinite == (5, 2)
 
 
 @pytest.mark.parametrize("algorithm", ["auto", "lloyd", "hamerly", "projected"])

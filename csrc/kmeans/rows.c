@@ -139,6 +139,14 @@ typedef struct {
     int pass;
 } survey;
 
+/* Whether all values of a row are finite: its square may overflow all the same. Room: a row. */
+static bool finite_row(const fn_km *km, int64_t row, double *room) {
+    bool finite = true;
+    fn_km_row(&km->rows, row, room);
+    for (int64_t j = 0; j < km->d; j++) finite &= isfinite(room[j]) != 0;
+    return finite;
+}
+
 static int survey_next(void *context) { return ((survey *)context)->pass++ ? -1 : BLOCKS; }
 
 static void survey_run(void *context, int tile, int thread) {
@@ -158,7 +166,8 @@ static void survey_run(void *context, int tile, int thread) {
             const void *at = km->sparse ? NULL : fn_km_peek(&km->rows, first + i, 0, row, &wide);
             squares[i] = km->sparse ? fn_km_sparse_survey(km, first + i, weight, sum)
                                     : km->kernel->survey(at, wide, km->shift, weight, d, sum);
-            if (!(squares[i] < INFINITY) && work->bad[tile] < 0) work->bad[tile] = first + i;
+            if (!(squares[i] < INFINITY) && work->bad[tile] < 0 && !finite_row(km, first + i, row))
+                work->bad[tile] = first + i;
             sum[d] += weight;
             sum[d + 1] += weight * squares[i];
         }
