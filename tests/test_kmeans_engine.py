@@ -209,6 +209,25 @@ def test_centers_near_a_far_mean_keep_a_label_each(power, algorithm):
         np.testing.assert_array_equal(fit(x, centers, 3, algorithm=algorithm)[0], labels)
 
 
+@pytest.mark.parametrize(("d", "k"), [(20, 10), (200, 10), (200, 2), (20, 1), (200, 1)])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_a_fit_goes_on_after_its_labels_were_asked_for(d, k, steps):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3000, d)).astype(np.float32)
+    engine = _core.KMeansFit(x, None, k)
+    engine.start(x[:k].astype(np.float64))
+    labels = np.empty(3000, np.int32)
+    if steps:
+        engine.step(steps, seconds=0)
+    engine.labels(labels)
+    engine.step(1000, seconds=0)
+    engine.labels(labels)
+    expected, centers, records, _ = fit(x, x[:k], 1000)
+    assert records[-1][1] == 0
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_allclose(np.frombuffer(engine.centers).reshape(k, d), centers, atol=1e-12)
+
+
 @pytest.mark.parametrize("d", [5, 200])
 def test_memory_is_what_is_promised(d):
     n, k = 20_000, 6

@@ -400,17 +400,16 @@ fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double sec
     return FN_OK;
 }
 
-/* The sums follow the labels, so the fit could go on after this; the iteration that is half done is
- * begun anew. */
+/* The sums follow the labels, so the fit can go on after this; the iteration that is half done is
+ * begun anew, and what moves here counts as moved in it: the centres have yet to follow. */
 fn_status fn_km_labels(fn_km *km, int32_t *labels, double *value) {
     fn_km_merge(km); /* of the part that was done */
-    km->record = (fn_km_record){0};
     km->cursor = 0;
     if (!km->converged || km->relocated) assign(km, 0);
     km->first = false;
     memcpy(labels, km->labels, (size_t)km->n * sizeof *labels);
     *value = inertia(km);
-    km->record = (fn_km_record){0};
+    km->record = (fn_km_record){.moved = km->record.moved};
     km->cursor = 0;
     return FN_OK;
 }
