@@ -228,6 +228,25 @@ def test_a_fit_goes_on_after_its_labels_were_asked_for(d, k, steps):
     np.testing.assert_allclose(np.frombuffer(engine.centers).reshape(k, d), centers, atol=1e-12)
 
 
+@pytest.mark.parametrize("d", [20, 200])
+def test_a_single_cluster_is_looked_at_once(d):
+    x = np.random.default_rng(0).normal(size=(3000, d)).astype(np.float32)
+    records = fit(x, x[:1], 5, algorithm="hamerly")[2]
+    assert [record[1] for record in records] == [3000, 0]
+    assert [record[3] for record in records] == [3000, 0]
+
+
+def test_distances_beyond_float32_are_no_proof_that_a_row_stays():
+    # three rows are 6e38 from the second centre, more than float32 holds, before it comes near
+    x = np.concatenate([np.zeros(40), np.full(3, 3e38), np.full(40, 5e38)])[:, None]
+    start = np.array([[0.0], [9e38]])
+    got = fit(x, start, 30, algorithm="hamerly")
+    labels, centers, done, _ = lloyd(x, start, 30)
+    np.testing.assert_array_equal(got[0], labels)
+    np.testing.assert_allclose(got[1], centers, rtol=1e-12)
+    assert len(got[2]) == done
+
+
 @pytest.mark.parametrize("d", [5, 200])
 def test_memory_is_what_is_promised(d):
     n, k = 20_000, 6

@@ -328,8 +328,9 @@ static void move(const void *row, bool wide, const double *origin, double weight
 /* Outward by a few roundings: bounds stay bounds. */
 static const float grow = 1.0f + 0x1p-21f;
 
-/* A lower bound that came down by `drift`. */
+/* A lower bound that came down by `drift`; infinity, where there is no such centre, stays. */
 FN_INLINE float lowered(float bound, float drift) {
+    if (!(bound < INFINITY)) return bound;
     return (bound - drift) - (fabsf(bound) + drift) * (grow - 1);
 }
 
@@ -354,8 +355,7 @@ static int filter_rivals(const int32_t *labels, const int32_t *rivals, const flo
     for (int i = 0; i < count; i++) {
         const int32_t label = labels[i];
         const float ub = (upper[i] + up[label]) * grow, lb = lowered(lower[i], down[label]);
-        const float rival =
-            rival_lower[i] < INFINITY ? lowered(rival_lower[i], up[rivals[i]]) : INFINITY;
+        const float rival = lowered(rival_lower[i], up[rivals[i]]);
         upper[i] = ub;
         lower[i] = lb;
         rival_lower[i] = rival;

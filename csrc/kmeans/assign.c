@@ -8,6 +8,7 @@
  * 3. Exact: where two centres remain, float32 distances on all columns with their error bound;
  * where even these cannot tell, float64 on the caller's values. Ties go to the lowest index.
  */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -84,7 +85,8 @@ void fn_km_decide(fn_km_job *w, int at, const int32_t *which, int64_t count, flo
             atomic_store_explicit(&w->km->not_finite, true, memory_order_relaxed);
     w->computed += count;
     set_label(w, at, (int32_t)best);
-    const float lower = (float)sqrt(next) / up;
+    float lower = (float)sqrt(next) / up;
+    if (count > 1 && !(lower < INFINITY)) lower = FLT_MAX; /* infinity: there is no other centre */
     set_bounds(w, at, (float)sqrt(least) * up, lower < rest ? lower : rest);
     set_rival(w, at, (int32_t)best, INFINITY);
     if (km->rival) set_extra(w, at, INFINITY, -INFINITY);
