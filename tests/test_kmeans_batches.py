@@ -242,6 +242,27 @@ def test_fit_names_the_bad_value(labels, n_init):
     assert not hasattr(model, "cluster_centers_")
 
 
+@pytest.mark.parametrize("fails", ["fit", "partial_fit"])
+def test_learning_goes_on_as_if_the_failed_call_had_never_been(fails):
+    x = blobs(3000, 6, 8)
+    bad = x.copy()
+    bad[2999, 5] = np.inf
+    models = [fn.MiniBatchKMeans(8, random_state=0, batch_size=100) for _ in range(2)]
+    for model in models:
+        model.partial_fit(x[:200])
+        model._counts[3] = 0  # such a cluster draws a new place at the next batch
+    for seen in (False, True):
+        if seen:
+            with pytest.raises(ValueError, match="infinity: row 2999, column 5"):
+                getattr(models[0], fails)(bad)
+        for model in models:
+            model.partial_fit(x[200:300])
+            model._counts[5] = 0
+        for name in ("cluster_centers_", "_counts", "labels_"):
+            assert getattr(models[0], name).tobytes() == getattr(models[1], name).tobytes()
+        assert models[0]._since_reassign == models[1]._since_reassign
+
+
 @pytest.mark.parametrize("make", [np.asarray, "ints", "csr"])
 def test_the_same_batches_whatever_holds_the_rows(make):
     x = np.random.default_rng(0).integers(-30, 30, (4000, 12))

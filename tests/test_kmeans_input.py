@@ -345,3 +345,21 @@ def test_a_failed_fit_leaves_the_model_as_it_was():
         model.fit(NAN)
     assert model._centers().tobytes() == before
     assert model.predict(X).tolist() == model.labels_.tolist()
+
+
+@pytest.mark.parametrize("cls", [fn.KMeans, fn.MiniBatchKMeans])
+def test_a_failed_fit_of_other_columns_leaves_a_model_that_predicts(cls):
+    x = blobs(500, 64, 5)
+    bad = blobs(500, 32, 5)
+    bad[499, 31] = np.nan
+    model = cls(5, random_state=0).fit(x)
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="NaN: row 499, column 31"):
+        model.fit(bad)
+    assert vars(model).keys() == before.keys() and model.n_features_in_ == 64
+    assert all(vars(model)[name] is before[name] for name in before if name != "_counts")
+    np.testing.assert_array_equal(model.predict(x), model.labels_)
+    fresh = cls(5, random_state=0)
+    with pytest.raises(ValueError, match="NaN: row 499, column 31"):
+        fresh.fit(bad)
+    assert vars(fresh).keys() == vars(cls(5)).keys()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -67,6 +68,24 @@ class ClusterModel(Parameters):
     n_features_in_: int
     feature_names_in_: np.ndarray
     _exact: tuple[np.ndarray, np.ndarray]
+
+    @contextmanager
+    def _restored_on_error(self) -> Iterator[None]:
+        """What raises within leaves the model as it was, parameters and all."""
+        before = dict(vars(self))
+        counts, rng = before.get("_counts"), before.get("_rng")  # learning changes these in place
+        counts = None if counts is None else counts.copy()
+        state = None if rng is None else rng.bit_generator.state
+        try:
+            yield
+        except BaseException:
+            if counts is not None:
+                before["_counts"] = counts
+            if rng is not None:
+                rng.bit_generator.state = state
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     # ---- checks ---------------------------------------------------------------------------------
 

@@ -156,18 +156,21 @@ class KMeans(ClusterModel):
 
         Notes
         -----
+        A fit that raises leaves the model as it was.
+
         Ctrl-C ends the fit with the best centres so far and a RuntimeWarning; before the first
         iteration it raises KeyboardInterrupt.
         """
-        settings, rows, weights, seeds = self._prepare(X, sample_weight, finite=False)
-        best = Fit(self, rows, weights, settings).all(seeds)
-        assert best.labels is not None
-        self._set_centers(best.centers, rows.dtype)
-        self.labels_, self.inertia_ = best.labels, best.inertia
-        self.n_iter_, self.history_ = best.n_iter, best.history
-        distinct = int((np.bincount(best.labels, minlength=settings.k) > 0).sum())
-        if distinct < settings.k:
-            self._warn_converged(distinct, settings.k)
+        with self._restored_on_error():
+            settings, rows, weights, seeds = self._prepare(X, sample_weight, finite=False)
+            best = Fit(self, rows, weights, settings).all(seeds)
+            assert best.labels is not None
+            self._set_centers(best.centers, rows.dtype)
+            self.labels_, self.inertia_ = best.labels, best.inertia
+            self.n_iter_, self.history_ = best.n_iter, best.history
+            distinct = int((np.bincount(best.labels, minlength=settings.k) > 0).sum())
+            if distinct < settings.k:
+                self._warn_converged(distinct, settings.k)
         return self
 
     def _settings(self) -> Settings:
@@ -229,11 +232,12 @@ class KMeans(ClusterModel):
 
         X may be a sample of the data. Parameters and errors as `fit`.
         """
-        settings, rows, weights, seeds = self._prepare(X, sample_weight)
-        known, _ = self._fixed(settings, rows.shape[1])
-        centers = self._choose_centers(rows, weights, settings, seeds.next(), None, known)
-        self._set_centers(centers, rows.dtype)
-        self.n_iter_, self.inertia_ = 0, np.inf
+        with self._restored_on_error():
+            settings, rows, weights, seeds = self._prepare(X, sample_weight)
+            known, _ = self._fixed(settings, rows.shape[1])
+            centers = self._choose_centers(rows, weights, settings, seeds.next(), None, known)
+            self._set_centers(centers, rows.dtype)
+            self.n_iter_, self.inertia_ = 0, np.inf
         return self
 
     def partial_stats(self, X: Any, sample_weight: Any = None) -> Statistics:

@@ -120,28 +120,29 @@ class MiniBatchKMeans(ClusterModel):
 
         Parameters, errors and Ctrl-C as `KMeans.fit`.
         """
-        settings = self._settings()
-        seeds = Seeds(self.random_state)
-        # where all rows get labels in the end, NaN and infinity show on the way
-        rows = self._input(X, reset=True, finite=not self.compute_labels)
-        weights = self._weights(sample_weight, rows)
-        self._check_rows(rows, settings)
-        self._rng = np.random.default_rng(seeds.next())
-        self._counts, self._since_reassign = np.zeros(settings.k), 0
-        try:
-            centers = self._best_start(rows, weights, settings)
-            learning = _Learning(self, rows, weights, settings, centers)
-            learning.run()
-            labels, inertia = self._labels(rows, weights, learning, settings)
-        except ValueError:
-            check_finite(rows)  # says where
-            raise
-        self._set_centers(learning.centers, rows.dtype)
-        self.history_, self.n_steps_ = learning.history, learning.steps
-        self.n_iter_ = math.ceil(learning.steps * learning.batch / len(rows))
-        self.inertia_ = inertia
-        if labels is not None:
-            self.labels_ = labels
+        with self._restored_on_error():
+            settings = self._settings()
+            seeds = Seeds(self.random_state)
+            # where all rows get labels in the end, NaN and infinity show on the way
+            rows = self._input(X, reset=True, finite=not self.compute_labels)
+            weights = self._weights(sample_weight, rows)
+            self._check_rows(rows, settings)
+            self._rng = np.random.default_rng(seeds.next())
+            self._counts, self._since_reassign = np.zeros(settings.k), 0
+            try:
+                centers = self._best_start(rows, weights, settings)
+                learning = _Learning(self, rows, weights, settings, centers)
+                learning.run()
+                labels, inertia = self._labels(rows, weights, learning, settings)
+            except ValueError:
+                check_finite(rows)  # says where
+                raise
+            self._set_centers(learning.centers, rows.dtype)
+            self.history_, self.n_steps_ = learning.history, learning.steps
+            self.n_iter_ = math.ceil(learning.steps * learning.batch / len(rows))
+            self.inertia_ = inertia
+            if labels is not None:
+                self.labels_ = labels
         return self
 
     def _labels(
@@ -159,33 +160,34 @@ class MiniBatchKMeans(ClusterModel):
 
         Parameters and errors as `KMeans.fit`.
         """
-        first = not hasattr(self, "cluster_centers_")
-        settings = self._settings()
-        rows = self._input(X, reset=first, finite=first)  # later the engine looks for NaN
-        weights = self._weights(sample_weight, rows)
-        if first:
-            self._check_rows(rows, settings)
-        if not hasattr(self, "_rng"):
-            self._rng = np.random.default_rng(Seeds(self.random_state).next())
-        if first:
-            self._counts, self._since_reassign = np.zeros(settings.k), 0
-            centers = self._start(rows, weights, settings)
-            self._set_centers(centers, rows.dtype)
-        centers = self._centers().copy()
-        batches = Batches(rows, weights, len(centers), batch=None, cosine=settings.cosine,
-                          threads=settings.threads)  # fmt: skip
-        try:
-            self._learn(batches, None, centers)
-        except ValueError:
-            check_finite(rows)  # says where
-            raise
-        self._set_centers(centers, self.cluster_centers_.dtype)
-        self.n_steps_ = getattr(self, "n_steps_", 0) + 1
-        if self.compute_labels:
-            labels = np.empty(len(rows), np.int32)
-            inertia = batches.relabel(centers, labels)
-            self.inertia_ = self._assign(rows, weights, labels) if inertia is None else inertia
-            self.labels_ = labels
+        with self._restored_on_error():
+            first = not hasattr(self, "cluster_centers_")
+            settings = self._settings()
+            rows = self._input(X, reset=first, finite=first)  # later the engine looks for NaN
+            weights = self._weights(sample_weight, rows)
+            if first:
+                self._check_rows(rows, settings)
+            if not hasattr(self, "_rng"):
+                self._rng = np.random.default_rng(Seeds(self.random_state).next())
+            if first:
+                self._counts, self._since_reassign = np.zeros(settings.k), 0
+                centers = self._start(rows, weights, settings)
+                self._set_centers(centers, rows.dtype)
+            centers = self._centers().copy()
+            batches = Batches(rows, weights, len(centers), batch=None, cosine=settings.cosine,
+                              threads=settings.threads)  # fmt: skip
+            try:
+                self._learn(batches, None, centers)
+            except ValueError:
+                check_finite(rows)  # says where
+                raise
+            self._set_centers(centers, self.cluster_centers_.dtype)
+            self.n_steps_ = getattr(self, "n_steps_", 0) + 1
+            if self.compute_labels:
+                labels = np.empty(len(rows), np.int32)
+                inertia = batches.relabel(centers, labels)
+                self.inertia_ = self._assign(rows, weights, labels) if inertia is None else inertia
+                self.labels_ = labels
         return self
 
     def _settings(self) -> Settings:
