@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "network.h"
+#include "parallel.h"
 
 enum { ROWS = 64, CALLERS = 8, CHILDREN = 20 };
 
@@ -207,7 +208,7 @@ static void phases_of_many_tiles(void) {
 
 /* ---- control groups ---- */
 
-static char folder[] = "/tmp/fastnet-cgroup-XXXXXX";
+static char folder[32];
 
 static void put(const char *name, const char *text) {
     char path[256];
@@ -229,6 +230,7 @@ static double quota(void) {
 }
 
 static void quotas_of_control_groups(void) {
+    snprintf(folder, sizeof folder, "/tmp/fastnet-cgroup-XXXXXX");
     CHECK(mkdtemp(folder));
     CHECK(quota() == 0); /* neither version */
     make_folder("cpu");
