@@ -39,7 +39,7 @@ level_flags() {
 }
 
 common="-O3 -std=gnu11 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Wno-psabi"
-common="$common -Wno-unknown-pragmas $emulate -I$csrc -I$csrc/kernels -I$include"
+common="$common -Werror=implicit-function-declaration -Wno-unknown-pragmas $emulate -I$csrc -I$csrc/kernels -I$include"
 flavour_flags() {
     case $1 in
     plain) echo "$common -fopenmp" ;;
@@ -129,6 +129,7 @@ for flavour in "${@:-plain}"; do
             vmath=$levels
         fi
     done
+    [ -n "$tests$vmath" ] || { echo "no C test ($flavour) is named ${TESTS:-}" >&2 && exit 2; }
     # shellcheck disable=SC2086
     if [ "$flavour" = plain ] && [ -n "${OBJECTS:-}" ]; then
         mapfile -t objects < <(find "$OBJECTS" -name '*.o' ! -name _core.o | sort)
