@@ -183,9 +183,9 @@ static void run_pass(const fn_call *call, const fn_pass *pass, fn_tile tile) {
 
 static int at_most(int n, int limit) { return n < limit ? n : limit; }
 
-/* Tiles of a grid: groups of column blocks, and in a group all columns of a row block before the
- * next rows. So the rows stay in cache for a group, its weights for all rows, and threads part
- * along columns. */
+/* Tiles of a grid, of rows as even as can be: groups of column blocks, and in a group all columns
+ * of a row block before the next rows. So the rows stay in cache for a group, its weights for all
+ * rows, and threads part along columns. */
 static void place_in_grid(const fn_job *job, int index, int rows, fn_tile *tile) {
     const int down = job->row_block ? (rows + job->row_block - 1) / job->row_block : 1;
     const int across = job->col_block ? (job->cols + job->col_block - 1) / job->col_block : 1;
@@ -193,8 +193,9 @@ static void place_in_grid(const fn_job *job, int index, int rows, fn_tile *tile)
     const int group = index / (most * down), rest = index - group * most * down;
     const int size = at_most(across - group * most, most);
     if (job->row_block) {
-        tile->r0 = rest / size * job->row_block;
-        tile->r1 = at_most(tile->r0 + job->row_block, rows);
+        const int64_t row = rest / size;
+        tile->r0 = (int)(row * rows / down);
+        tile->r1 = (int)((row + 1) * rows / down);
     }
     if (job->col_block) {
         tile->c0 = (group * most + rest % size) * job->col_block;
