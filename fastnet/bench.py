@@ -2,8 +2,8 @@
 
 The cases are shared with ``benchmarks/``. All libraries do the same work (same weights at the
 start, same rows in the same order, same loss), each at its best setting (`fastnet/_peers`), in a
-process of its own; runs are interleaved, the best of several counts, and the losses that come
-out are compared. A library that is not installed is left out.
+process of its own; libraries take turns, short runs several in a turn, the best counts, and the
+losses that come out are compared. A library that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ IMPORTS = {
     "onnxruntime": "onnxruntime",
 }
 Ask = Callable[..., Any]  # Worker.ask
+TURN, MOST_RUNS = 0.2, 8  # a turn ends after so many seconds, or so many runs
 SAME_LOSS = 0.02  # rounding differs between libraries, and training amplifies it
 
 
@@ -168,9 +169,11 @@ class Pool:
         return ask
 
     def time(self, case: Case, m: Measurement, ask: Ask) -> None:
-        """Add one time to a measurement."""
-        seconds = m.attempt(ask, "time", case.number, case.warm)
-        m.times.append((case.report_rows or case.rows) / case.rows * seconds)
+        """Add the time of one turn to a measurement: the best of as many runs as fit in."""
+        runs: list[float] = []
+        while sum(runs) * case.number < TURN and len(runs) < MOST_RUNS:
+            runs.append(m.attempt(ask, "time", case.number, case.warm))
+        m.times.append((case.report_rows or case.rows) / case.rows * min(runs))
 
     def finish(self, m: Measurement, ask: Ask) -> None:
         """Note the loss that was reached, and free the worker's arrays."""
