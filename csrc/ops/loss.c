@@ -54,10 +54,10 @@ static const function functions[] = {
 #undef FN_LOSS
 
 /* -sum t log softmax(z), t (1 - smoothing) + smoothing / n, from the softmax y of z and log_sum =
- * z - log y; columns of z and y are `stride` apart. dz = (y * sum t - t) * scale. */
-FN_INLINE float cross_entropy(int64_t n, int64_t stride, const float *z, const float *y,
-                              float log_sum, const float *one_hot, const int32_t *class,
-                              float smoothing, float scale, float *dz) {
+ * z - log y. dz = (y * sum t - t) * scale. */
+static float cross_entropy(int64_t n, const float *z, const float *y, float log_sum,
+                           const float *one_hot, const int32_t *class, float smoothing, float scale,
+                           float *dz) {
     const float even = smoothing / (float)n;
     float loss, total = 1;
     if (one_hot) {
@@ -65,18 +65,18 @@ FN_INLINE float cross_entropy(int64_t n, int64_t stride, const float *z, const f
         total = 0;
         for (int64_t i = 0; i < n; i++) {
             const float t = one_hot[i] * (1 - smoothing) + even;
-            loss += t * (log_sum - z[i * stride]);
+            loss += t * (log_sum - z[i]);
             total += t;
         }
     } else {
-        loss = (1 - smoothing) * (log_sum - z[*class * stride]);
+        loss = (1 - smoothing) * (log_sum - z[*class]);
         if (even > 0)
-            for (int64_t i = 0; i < n; i++) loss += even * (log_sum - z[i * stride]);
+            for (int64_t i = 0; i < n; i++) loss += even * (log_sum - z[i]);
     }
     if (dz) {
         for (int64_t i = 0; i < n; i++) {
             const float t = one_hot ? one_hot[i] * (1 - smoothing) + even : even;
-            dz[i] = (y[i * stride] * total - t) * scale;
+            dz[i] = (y[i] * total - t) * scale;
         }
         if (!one_hot) dz[*class] -= (1 - smoothing) * scale;
     }
@@ -99,17 +99,27 @@ typedef struct {
     float *loss;
 } group;
 
-/* Cross entropy of up to LANES groups of few columns: lane i is group i, so that all lanes work.
- * z, y: (n, LANES). */
-static void few_columns(const frame *f, const group *groups, int count, float *value,
-                        float (*slope)[FEW]) {
+/* The logits of up to LANES groups, lane i group i, and what is wanted of them: t (n, LANES). */
+static void gather(const frame *f, const group *groups, int count, float *z, float *t) {
     const int64_t n = f->n;
-    float *z = f->scratch, *y = z + n * LANES;
-    for (int i = 0; i < LANES; i++) {
-        const float *p = groups[i < count ? i : 0].p;
-        for (int64_t c = 0; c < n; c++) z[c * LANES + i] = p[c];
+    const float smoothing = (float)f->op->attr[SMOOTHING], even = smoothing / (float)n;
+    for (int i = 0; i < LANES; i++) { /* lanes without a group repeat the first */
+        const group *g = &groups[i < count ? i : 0];
+        for (int64_t c = 0; c < n; c++) {
+            z[c * LANES + i] = g->p[c];
+            t[c * LANES + i] = g->target ? g->target[c] * (1 - smoothing) + even : even;
+        }
+        if (g->class) t[*g->class * LANES + i] += 1 - smoothing;
     }
-    vf most = v_load(z), sum = v_set(0);
+}
+
+/* Cross entropy of up to LANES groups of few columns: lane i is group i, so that all lanes work.
+ * z, t, y: (n, LANES). */
+static void few_columns(const frame *f, const group *groups, int count) {
+    const int64_t n = f->n;
+    float *z = f->scratch, *t = z + n * LANES, *y = t + n * LANES;
+    gather(f, groups, count, z, t);
+    vf most = v_load(z), sum = v_set(0), loss = v_set(0), total = v_set(0), scale = v_set(0);
     for (int64_t c = 1; c < n; c++) most = v_max(v_load(z + c * LANES), most);
     for (int64_t c = 0; c < n; c++) {
         const vf e = v_exp(v_load(z + c * LANES) - most);
@@ -117,14 +127,25 @@ static void few_columns(const frame *f, const group *groups, int count, float *v
         sum += e;
     }
     const vf inverse = 1 / sum, log_sum = v_log(sum) + most;
-    for (int64_t c = 0; c < n; c++) v_store(y + c * LANES, v_load(y + c * LANES) * inverse);
+    for (int64_t c = 0; c < n; c++) { /* what is not wanted counts nothing, were it infinite */
+        const vf wanted = v_load(t + c * LANES), score = v_load(z + c * LANES);
+        const vi counts = (wanted != 0) | (score != score);
+        loss += (vf)((vi)(wanted * (log_sum - score)) & counts);
+        total += wanted;
+    }
+    if (groups->class) total = v_set(1);
+    for (int i = 0; i < count; i++) scale[i] = groups[i].weight * f->inverse;
+    for (int64_t c = 0; c < n; c++) {
+        const vf p = v_load(y + c * LANES) * inverse;
+        v_store(y + c * LANES, p);
+        v_store(t + c * LANES, (p * total - v_load(t + c * LANES)) * scale);
+    }
     for (int i = 0; i < count; i++) {
         const group *g = &groups[i];
-        value[i] = cross_entropy(n, LANES, z + i, y + i, log_sum[i], g->target, g->class,
-                                 (float)f->op->attr[SMOOTHING], g->weight * f->inverse,
-                                 g->dp ? slope[i] : NULL);
-        if (f->op->attr[PROBABILITIES] != 0)
-            for (int64_t c = 0; c < n; c++) g->p[c] = y[c * LANES + i];
+        for (int64_t c = 0; c < n && g->dp; c++) g->dp[c] = g->weight != 0 ? t[c * LANES + i] : 0;
+        for (int64_t c = 0; c < n && f->op->attr[PROBABILITIES] != 0; c++)
+            g->p[c] = y[c * LANES + i];
+        if (g->weight != 0) *g->loss += g->weight * loss[i];
     }
 }
 
@@ -138,7 +159,7 @@ static float any_columns(const frame *f, const group *g, float *slope) {
     memcpy(in, g->p, bytes);
     if (loss->kind == FN_LOSS_ROW) {
         const float log_sum = softmax_row(f->n, in, other);
-        value = cross_entropy(f->n, 1, in, other, log_sum, g->target, g->class, smoothing, scale,
+        value = cross_entropy(f->n, in, other, log_sum, g->target, g->class, smoothing, scale,
                               g->dp ? slope : NULL);
         if (probabilities) memcpy(g->p, other, bytes);
         return value;
@@ -164,9 +185,7 @@ static void add_loss(const frame *f, const group *g, float value, const float *s
 
 static void group_losses(const frame *f, const group *groups, int count) {
     if (functions[(int)f->op->attr[KIND]].kind == FN_LOSS_ROW && f->n <= FEW) {
-        float value[LANES], slope[LANES][FEW];
-        few_columns(f, groups, count, value, slope);
-        for (int i = 0; i < count; i++) add_loss(f, &groups[i], value[i], slope[i]);
+        few_columns(f, groups, count);
         return;
     }
     float *slope = f->scratch + 2 * (f->n + FN_PAD);
@@ -241,7 +260,7 @@ static const char *check(fn_plan *plan, fn_op *op) {
     if (plan->n_losses == FN_MAX_OUTPUTS) return "there are too many losses";
     plan->losses[plan->n_losses++] = (int)(op - plan->ops);
     op->state = FN_LOSS_STATE;
-    const size_t any = 3 * (size_t)(n + FN_PAD), few = n <= FEW ? 2 * (size_t)n * LANES : 0;
+    const size_t any = 3 * (size_t)(n + FN_PAD), few = n <= FEW ? 3 * (size_t)n * LANES : 0;
     op->scratch = any > few ? any : few;
     op->flops = 30.0 * (double)p->cols;
     return NULL;
