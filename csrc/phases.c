@@ -290,12 +290,21 @@ static void backward_phases(builder *b, chain *c) {
     c->open = false;
 }
 
+/* Rows that a tile of the sources reads: about 32 KB, because a tile costs threads a meeting. */
+static int source_rows(const fn_plan *plan) {
+    size_t bytes = 0;
+    for (int i = 0; i < plan->n_ops; i++)
+        if (plan->ops[i].flags & FN_SOURCE) bytes += plan->buffers[plan->ops[i].out[0]].row_bytes;
+    const int rows = bytes < 32768 ? (int)(32768 / (bytes ? bytes : 1)) : 1;
+    return rows > plan->level->row_tile ? rows : plan->level->row_tile;
+}
+
 static void source_job(builder *b, int ahead) {
     fn_plan *plan = b->plan;
     bool open = false;
     for (int i = 0; i < plan->n_ops && !b->failed; i++) {
         if (!(plan->ops[i].flags & FN_SOURCE)) continue;
-        if (!open) open_job(b, (fn_job){.row_block = plan->level->row_tile, .ahead = ahead});
+        if (!open) open_job(b, (fn_job){.row_block = source_rows(plan), .ahead = ahead});
         open = true;
         if (!b->failed) add_pass(b, FN_FORWARD, i);
     }

@@ -241,12 +241,16 @@ static void add_lanes(int lanes, int64_t size, float *g) {
             for (int64_t i = 0; i < size; i++) g[l * size + i] += g[(l + step) * size + i];
 }
 
+/* Both vectors of a panel at once: one sum alone would wait for itself. */
 static void bias_gradient(int width, int64_t rows, const float *dy, int64_t ldy, float *g) {
-    for (int c = 0; c < width; c += LANES) {
-        vf sum = v_set(0);
-        for (int64_t r = 0; r < rows; r++) sum += v_load(dy + r * ldy + c);
-        v_store(g + c, sum);
+    const int second = width - LANES;
+    vf sum[2] = {v_set(0), v_set(0)};
+    for (int64_t r = 0; r < rows; r++) {
+        sum[0] += v_load(dy + r * ldy);
+        sum[1] += v_load(dy + r * ldy + second);
     }
+    v_store(g, sum[0]);
+    v_store(g + second, sum[1]);
 }
 
 /* Gradients of W may go past fn_sink: nobody else adds to them or wants to see them. */
