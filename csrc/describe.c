@@ -72,8 +72,8 @@ size_t fn_plan_schedule(const fn_plan *plan, char *text, size_t size) {
             for (int q = job->first; q < job->first + job->count; q++) {
                 const fn_pass *pass = &plan->passes[q];
                 if (pass->op >= 0)
-                    PUT(" %s %d %s", fn_table_name("op", plan->ops[pass->op].kind), pass->op,
-                        pass_names[pass->kind]);
+                    PUT(" %s %d %s%s", fn_table_name("op", plan->ops[pass->op].kind), pass->op,
+                        pass_names[pass->kind], pass->again ? " again" : "");
                 else
                     PUT(" %s", pass_names[pass->kind]);
             }

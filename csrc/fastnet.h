@@ -30,6 +30,9 @@ typedef enum { FN_UPDATE_FUSED, FN_UPDATE_FLAT, FN_UPDATE_NONE } fn_update;
 
 typedef enum { FN_GEMM_AUTO, FN_GEMM_TILES, FN_GEMM_SGEMM } fn_gemm;
 
+/* Values between ops that cost little: kept for the way back, or computed again. */
+typedef enum { FN_AGAIN_AUTO, FN_AGAIN_NEVER, FN_AGAIN_ALWAYS } fn_again;
+
 enum {
     FN_MAX_RANK = 6,
     FN_MAX_INPUTS = 8,
@@ -51,6 +54,7 @@ typedef struct {
     int max_rows; /* >= 1; the plan runs any smaller minibatch too */
     int lanes; /* >= 1: gradients are summed in this many fixed parts of the batch, then in a tree
                 */
+    fn_again again;
 } fn_plan_options;
 
 fn_plan *fn_plan_new(const fn_plan_options *options);

@@ -78,7 +78,9 @@ enum {
     FN_READS_ROWS = 64,    /* reads its input through fn_rows, so rows may lie anywhere */
     FN_SHARES_INPUT = 128, /* its outputs are the input's memory under other names */
     FN_PASSES_GRADIENT = 256, /* the gradients of in[0] and out[0] may be one memory */
-    FN_FOLDS = 512            /* a scale and offset per channel can be folded in: see fold.c */
+    FN_FOLDS = 512,           /* a scale and offset per channel can be folded in: see fold.c */
+    FN_CHEAP = 1024 /* forward and backward may run again, instead of keeping what they gave: see
+                       again.c */
 };
 
 /* One op of ops.def, as compiled for one SIMD level. Functions that an op has no use for are NULL.
@@ -172,7 +174,14 @@ typedef enum {
 typedef struct {
     fn_pass_kind kind;
     int op;
+    bool again; /* it gives what an earlier phase had and did not keep */
 } fn_pass;
+
+/* The rows of a buffer, or of its gradient, that a pass reads or writes. */
+typedef struct {
+    int buffer;
+    bool gradient, write;
+} fn_touch;
 
 /* Tiles of a job: row blocks x column blocks, or lanes, or slices, or one. */
 typedef struct {
@@ -196,6 +205,7 @@ typedef struct {
 } fn_phase;
 
 enum {
+    FN_MAX_TOUCHES = 4 * FN_MAX_INPUTS,
     FN_MAX_OPS = 4096,
     FN_MAX_COLUMNS = INT32_MAX / 2,
     FN_MAX_PHASE_TILES = 65535,
@@ -346,6 +356,12 @@ void fn_plan_lay_out_params(fn_plan *plan);
 void fn_plan_lay_out_lanes(fn_plan *plan);
 fn_status fn_plan_lay_out_arena(fn_plan *plan);
 const char *fn_plan_phases(fn_plan *plan);
+const char *fn_plan_again(fn_plan *plan);
+int fn_touches(const fn_plan *plan, const fn_pass *pass, fn_touch *list); /* reads, then writes */
+/* Tiles of the job are blocks of whole rows, and all rows that it touches are theirs. */
+static inline bool fn_is_chain(const fn_job *job) {
+    return !job->ahead && !job->slices && !job->col_block && (job->row_block || job->lanes);
+}
 void fn_work_clean(fn_work *work);
 size_t fn_thread_floats(const fn_plan *plan); /* what each thread needs beside the arena */
 void fn_work_point(fn_work *work, const fn_plan *plan, int buffer);

@@ -24,7 +24,7 @@ static void add_pass(builder *b, fn_pass_kind kind, int op) {
         return;
     }
     plan->passes = grown;
-    plan->passes[plan->n_passes++] = (fn_pass){kind, op};
+    plan->passes[plan->n_passes++] = (fn_pass){kind, op, false};
     plan->jobs[plan->n_jobs - 1].count++;
 }
 

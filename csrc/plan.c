@@ -287,6 +287,7 @@ fn_status fn_plan_finish(fn_plan *plan) {
     take_turns(plan);
     plan->flat = plan->options.update != FN_UPDATE_FUSED;
     const char *problem = fn_plan_phases(plan);
+    if (!problem) problem = fn_plan_again(plan);
     if (problem) {
         fn_plan_fail(plan, "%s", problem);
         return FN_ENOMEM;

@@ -15,6 +15,7 @@ include "_engine.pxi"
 cdef dict _MODES = {"predict": FN_PREDICT, "evaluate": FN_EVALUATE, "train": FN_TRAIN}
 cdef dict _UPDATES = {"fused": FN_UPDATE_FUSED, "flat": FN_UPDATE_FLAT, "none": FN_UPDATE_NONE}
 cdef dict _GEMMS = {"auto": FN_GEMM_AUTO, "tiles": FN_GEMM_TILES, "sgemm": FN_GEMM_SGEMM}
+cdef dict _AGAINS = {"auto": FN_AGAIN_AUTO, "never": FN_AGAIN_NEVER, "always": FN_AGAIN_ALWAYS}
 cdef dict _DTYPES = {"f": FN_F32, "d": FN_F64, "i": FN_I32, "l": FN_I64, "q": FN_I64, "B": FN_U8,
                      "b": FN_I8, "?": FN_BOOL}
 cdef dict _STATUS = {FN_OK: "ok", FN_EINPUT: "input", FN_EDIVERGED: "diverged", FN_STOPPED: "stopped"}
@@ -35,10 +36,11 @@ cdef class Plan:
     cdef fn_plan *plan
     cdef readonly int max_rows
 
-    def __cinit__(self, str mode, int max_rows, str update="fused", str gemm="auto", int lanes=1):
+    def __cinit__(self, str mode, int max_rows, str update="fused", str gemm="auto", int lanes=1,
+                  str again="auto"):
         cdef fn_plan_options options
         options.mode, options.update, options.gemm = _MODES[mode], _UPDATES[update], _GEMMS[gemm]
-        options.max_rows, options.lanes = max_rows, lanes
+        options.max_rows, options.lanes, options.again = max_rows, lanes, _AGAINS[again]
         if max_rows < 1 or lanes < 1:
             raise ValueError(f"a plan needs at least 1 row and 1 lane, got {max_rows} and {lanes}")
         self.max_rows = max_rows

@@ -6,6 +6,7 @@ cdef extern from "fastnet.h" nogil:
     ctypedef enum fn_mode: FN_PREDICT, FN_EVALUATE, FN_TRAIN
     ctypedef enum fn_update: FN_UPDATE_FUSED, FN_UPDATE_FLAT, FN_UPDATE_NONE
     ctypedef enum fn_gemm: FN_GEMM_AUTO, FN_GEMM_TILES, FN_GEMM_SGEMM
+    ctypedef enum fn_again: FN_AGAIN_AUTO, FN_AGAIN_NEVER, FN_AGAIN_ALWAYS
     enum: FN_MAX_RANK, FN_MAX_SOURCES, FN_MAX_OUTPUTS, FN_MAX_THREADS
     ctypedef struct fn_plan
     ctypedef struct fn_params
@@ -15,6 +16,7 @@ cdef extern from "fastnet.h" nogil:
         fn_update update
         fn_gemm gemm
         int max_rows, lanes
+        fn_again again
     ctypedef struct fn_op_info:
         const char *name
         int layer, n_inputs, n_outputs, n_params

@@ -132,6 +132,7 @@ const fn_op_impl FN_LEVELED(avg_pool) = {
     .min_inputs = 1,
     .max_inputs = 1,
     .n_outputs = 1,
+    .flags = FN_CHEAP,
     .check = check_windows,
     .forward = forward,
     .backward = backward,

@@ -62,6 +62,7 @@ const fn_op_impl FN_LEVELED(concatenate) = {
     .min_inputs = 2,
     .max_inputs = FN_MAX_INPUTS,
     .n_outputs = 1,
+    .flags = FN_CHEAP,
     .check = check,
     .forward = forward,
     .backward = backward,

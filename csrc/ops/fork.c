@@ -36,7 +36,7 @@ const fn_op_impl FN_LEVELED(fork) = {
     .max_inputs = 1,
     .n_outputs = 2,
     .max_outputs = FN_MAX_INPUTS,
-    .flags = FN_SHARES_INPUT | FN_PASSES_GRADIENT,
+    .flags = FN_SHARES_INPUT | FN_PASSES_GRADIENT | FN_CHEAP,
     .check = check,
     .backward = backward,
 };

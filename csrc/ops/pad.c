@@ -64,6 +64,7 @@ const fn_op_impl FN_LEVELED(pad) = {
     .min_inputs = 1,
     .max_inputs = 1,
     .n_outputs = 1,
+    .flags = FN_CHEAP,
     .check = check,
     .forward = forward,
     .backward = backward,

@@ -125,6 +125,7 @@ const fn_op_impl FN_LEVELED(upsample) = {
     .min_inputs = 1,
     .max_inputs = 1,
     .n_outputs = 1,
+    .flags = FN_CHEAP,
     .check = check,
     .forward = forward,
     .backward = backward,
