@@ -231,13 +231,16 @@ def _norm(shape, affine=("gamma", "beta"), **attributes):
 
 _LAYER_NORMS = (
     *(_norm(shape) for shape in ((7, 5), (1, 3), (0, 5), (3, 15), (5, 16), (2, 17), (3, 33),
-                                 (2, 97), (2, 300), (7, 3, 5), (2, 7, 5, 3), (2, 3, 2, 8))),
+                                 (2, 97), (2, 300), (7, 3, 5), (2, 7, 5, 3), (2, 3, 2, 8),
+                                 (9, 8), (21, 32), (3, 1, 9, 4), (2, 3, 3, 12), (3, 5, 3, 16),
+                                 (2, 1, 5, 20), (1, 9, 7, 24), (3, 3, 32))),
     _norm((3, 9), ("gamma",)), _norm((3, 9), ("beta",)), _norm((3, 9), (), epsilon=0.5),
 )  # fmt: skip
 _GROUP_NORMS = (
     *(_norm((n, 7, 5, 6), groups=groups) for n, groups in ((7, 2), (1, 3), (0, 2), (2, 1), (2, 6))),
     *(_norm((2, 7, 5, c), groups=groups) for c, groups in (
         (1, 1), (3, 1), (5, 5), (8, 2), (12, 4), (16, 8), (32, 32), (33, 3), (64, 32), (66, 11))),
+    _norm((2, 13, 11, 8), groups=4), _norm((3, 7, 7, 20), groups=10), _norm((1, 9, 40), groups=8),
     _norm((2, 19, 21, 4), groups=2), _norm((3, 1, 1, 6), groups=2), _norm((3, 9, 4), groups=2),
     _norm((5, 34), groups=2), _norm((2, 3, 5, 6), ("gamma",), groups=2),
     _norm((2, 3, 5, 6), ("beta",), groups=3), _norm((2, 3, 5, 6), (), groups=2, epsilon=0.5),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import reference as ref
 import reference_images as ref_images
-from engine import Net, U, assert_within, dense
+from engine import Net, U, assert_within, dense, single
 from test_ops import cases_of, not_near_zero, samples, through
 
 from fastnet import _core
@@ -114,6 +114,22 @@ def test_layer_norm(level, case):
 @cases_of("group_norm")
 def test_group_norm(level, case):
     norm_case("group_norm", case)
+
+
+@pytest.mark.parametrize("shape", [(5,), (8,), (13,), (3, 3, 5), (7, 3, 8), (5, 12), (9, 9, 24)],
+                         ids=str)  # fmt: skip
+@pytest.mark.parametrize("name", ["layer_norm", "group_norm"])
+def test_a_row_is_normalised_to_the_same_bits_wherever_it_lies(level, name, shape):
+    """Pixels go through in groups, also of several rows."""
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((37, *shape), dtype=np.float32)
+    net = Net(shape, [(name, {"params": [shape[-1:]] * 2})], mode="predict", max_rows=37)
+    net.set_weights([single(rng.standard_normal(shape[-1:])) for _ in range(2)])
+    whole = net.predict(x)
+    for batch, threads in ((1, 1), (3, 2), (5, 3), (37, 8)):
+        assert net.predict(x, batch=batch, threads=threads).tobytes() == whole.tobytes()
+    order = rng.permutation(37)
+    assert net.predict(x[order]).tobytes() == whole[order].tobytes()
 
 
 @cases_of("batch_norm")

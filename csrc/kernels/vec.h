@@ -65,6 +65,14 @@ FN_INLINE vf v_sqrt(vf a) {
 #endif
 }
 
+FN_INLINE vq v_sqrt4(vq a) {
+#if defined(__aarch64__)
+    return (vq)vsqrtq_f32((float32x4_t)a);
+#else
+    return (vq)_mm_sqrt_ps((__m128)a);
+#endif
+}
+
 /* where(mask, a, b): mask lanes are all ones or zero, as comparisons give them. */
 FN_INLINE vf v_where(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
 FN_INLINE vf v_abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
@@ -156,6 +164,44 @@ FN_INLINE void v_transpose4(vq *r) {
     r[1] = __builtin_shufflevector(a, c, 2, 3, 6, 7);
     r[2] = __builtin_shufflevector(b, d, 0, 1, 4, 5);
     r[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
+}
+
+/* The same for each quarter of four vectors on its own. */
+#if FN_LANES == 4
+FN_INLINE void v_turn4(vf *r) { v_transpose4(r); }
+#else
+#if FN_LANES == 8
+#define FN_ZIP(x, y, i, j) \
+    __builtin_shufflevector(x, y, i, 8 + i, j, 8 + j, 4 + i, 12 + i, 4 + j, 12 + j)
+#define FN_PAIR(x, y, i) \
+    __builtin_shufflevector(x, y, i, 1 + i, 8 + i, 9 + i, 4 + i, 5 + i, 12 + i, 13 + i)
+#else
+#define FN_ZIP(x, y, i, j)                                                                   \
+    __builtin_shufflevector(x, y, i, 16 + i, j, 16 + j, 4 + i, 20 + i, 4 + j, 20 + j, 8 + i, \
+                            24 + i, 8 + j, 24 + j, 12 + i, 28 + i, 12 + j, 28 + j)
+#define FN_PAIR(x, y, i)                                                                         \
+    __builtin_shufflevector(x, y, i, 1 + i, 16 + i, 17 + i, 4 + i, 5 + i, 20 + i, 21 + i, 8 + i, \
+                            9 + i, 24 + i, 25 + i, 12 + i, 13 + i, 28 + i, 29 + i)
+#endif
+FN_INLINE void v_turn4(vf *r) {
+    const vf a = FN_ZIP(r[0], r[1], 0, 1), b = FN_ZIP(r[0], r[1], 2, 3),
+             c = FN_ZIP(r[2], r[3], 0, 1), d = FN_ZIP(r[2], r[3], 2, 3);
+    r[0] = FN_PAIR(a, c, 0), r[1] = FN_PAIR(a, c, 2);
+    r[2] = FN_PAIR(b, d, 0), r[3] = FN_PAIR(b, d, 2);
+}
+#undef FN_ZIP
+#undef FN_PAIR
+#endif
+
+/* A quarter in all quarters. */
+FN_INLINE vf v_spread4(vq q) {
+#if FN_LANES == 16
+    return __builtin_shufflevector(q, q, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3);
+#elif FN_LANES == 8
+    return __builtin_shufflevector(q, q, 0, 1, 2, 3, 0, 1, 2, 3);
+#else
+    return q;
+#endif
 }
 
 FN_INLINE float v_sum(vf a) {
