@@ -3,8 +3,9 @@
  * Tiles are dealt to threads in equal runs; a thread takes its own from the front (the same tiles
  * as last time: their weights are in its cache), then steals from the back of others. A phase ends
  * when its tiles are done, not when all threads have arrived, so a thread that the kernel took off
- * its processor is waited for only if it holds a tile. A wait that is far too long says that the
- * machine is busy: helpers then sit out, for 100 ms first, for up to a second if it happens again.
+ * its processor is waited for only if it holds a tile. Where waits that are far too long take much
+ * of the time, the machine is busy: helpers then sit out, for 100 ms first, for up to a second if
+ * it happens again.
  */
 #define _GNU_SOURCE
 #include "parallel.h"
@@ -73,6 +74,7 @@ static atomic_bool team_busy; /* one region uses helpers at a time; others run i
 static atomic_bool threaded;  /* this process has run a region with helpers */
 static atomic_bool forked;    /* ... and is a child that inherited none of them */
 static atomic_ullong sit_out_until, sit_out_ns;
+static atomic_ullong lost_ns, lost_at; /* in waits that were too long; when that was noted */
 static atomic_llong backoffs, seen;
 
 int64_t fn_backoffs(void) { return atomic_load(&backoffs); }
@@ -158,6 +160,7 @@ typedef struct {
     _Alignas(64) _Atomic uint32_t phase;
     _Alignas(64) atomic_int left; /* claims of this phase not yet done */
     _Alignas(64) atomic_bool over, solo;
+    _Atomic uint32_t late; /* the last phase that was waited for too long */
     deal deals[FN_MAX_THREADS];
 } schedule;
 
@@ -231,21 +234,43 @@ static void sit_out(schedule *s) {
     atomic_fetch_add(&backoffs, 1);
 }
 
-enum { YIELD_NS = 50000 }; /* somebody else may need this processor */
+enum {
+    YIELD_NS = 50000, /* somebody else may need this processor */
+    MOST_LOST_NS = 6000000
+};
+
+/* What was lost in waits and not made up for since. Two threads gain at most half the time of one,
+ * so a fourth of the time in waits still pays; n threads have more to gain. */
+static uint64_t lost(uint64_t now, int threads) {
+    const uint64_t ns = atomic_load(&lost_ns), since = now - atomic_load(&lost_at),
+                   made_up = since * (unsigned)(threads - 1) / (2 * (unsigned)threads);
+    return ns > made_up ? ns - made_up : 0;
+}
+
+/* One pause of a virtual machine is no busy machine: only waits that come again and again are. */
+static void note_wait(schedule *s, uint32_t phase, uint64_t ns) {
+    if (atomic_exchange(&s->late, phase) == phase) return; /* others wait for the same tile */
+    const uint64_t now = fn_now_ns(), sum = lost(now, s->threads) + ns;
+    atomic_store(&lost_ns, sum);
+    atomic_store(&lost_at, now);
+    if (sum > MOST_LOST_NS) sit_out(s);
+}
 
 /* Wait for a phase other than `phase`: spin, look at the clock now and then, give up the processor
  * late. */
 static void wait_phase(schedule *s, uint32_t phase) {
-    uint64_t start = 0;
+    uint64_t start = 0, ns = 0;
     for (unsigned spins = 1;; spins++) {
-        if (atomic_load_explicit(&s->phase, memory_order_acquire) != phase) return;
+        if (atomic_load_explicit(&s->phase, memory_order_acquire) != phase) break;
         relax();
         if (spins % 256) continue;
         const uint64_t now = fn_now_ns();
         if (!start) start = now;
-        if (now - start > s->patience_ns) sit_out(s);
-        if (now - start > YIELD_NS) sched_yield();
+        ns = now - start;
+        if (ns > s->patience_ns && lost(now, s->threads) + ns > MOST_LOST_NS) sit_out(s);
+        if (ns > YIELD_NS) sched_yield();
     }
+    if (ns > s->patience_ns) note_wait(s, phase, ns);
 }
 
 static void work(void *argument, int thread) {

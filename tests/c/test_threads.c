@@ -1,5 +1,5 @@
 /* test_threads.c - the team: every thread works, many callers at once, children of a process that
- * used it, and phases of very many tiles.
+ * used it, phases of very many tiles, and waits for tiles that take far too long.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -206,6 +206,45 @@ static void phases_of_many_tiles(void) {
     free_data(&d);
 }
 
+/* ---- busy machines ---- */
+
+typedef struct {
+    int phases, every; /* phases to come; in which of them a tile takes 2 ms */
+} pauses;
+
+static int next_pause(void *context) { return --((pauses *)context)->phases < 0 ? -1 : 2; }
+
+static void run_pause(void *context, int tile, int thread) {
+    const pauses *p = context;
+    (void)thread;
+    if (tile == 1 && p->phases % p->every == 0) usleep(2000);
+}
+
+/* How often helpers sat out because tiles of no work took so long. */
+static int64_t backoffs_of(int phases, int every) {
+    pauses p = {phases, every};
+    const fn_work_list list = {next_pause, run_pause, &p, 0};
+    const int64_t before = fn_backoffs();
+    fn_parallel_run(2, &list);
+    return fn_backoffs() - before;
+}
+
+static void waits_that_come_again(void) {
+    const char *always = getenv("FASTNET_ALWAYS_THREAD");
+    char kept[8] = "";
+    if (always) snprintf(kept, sizeof kept, "%s", always);
+    unsetenv("FASTNET_ALWAYS_THREAD");
+    int64_t once = 1, often = 0;
+    for (int i = 0; i < 50 && once; i++) { /* tried again: the machine may be busy in fact */
+        usleep(20000);
+        once = backoffs_of(100, 64);
+    }
+    CHECK(once == 0, "helpers sit out after one wait");
+    for (int i = 0; i < 50 && !often; i++) often = backoffs_of(50, 1);
+    CHECK(often > 0, "helpers never sit out");
+    if (always) setenv("FASTNET_ALWAYS_THREAD", kept, 1);
+}
+
 /* ---- control groups ---- */
 
 static char folder[32];
@@ -268,6 +307,7 @@ static const test tests[] = {
     {"three callers train at once", several_train_at_once},
     {"children can train after the parent has", children_can_train},
     {"phases of more than 65536 tiles", phases_of_many_tiles},
+    {"waits that come again", waits_that_come_again},
 };
 
 int main(int argc, char **argv) {
