@@ -120,8 +120,10 @@ def test_prediction_is_the_same_everywhere(pool, library):
 def test_networks_of_images_are_the_same_everywhere(pool, net, kind):
     need("torch")
     values = int(np.prod(nets.NETS[net].shape))
+    # PyTorch's moving variance is n / (n - 1) of fastnet's, and larger steps make more of that
+    lr = 0.001 if nets.NETS[net].norm else 0.003
     case = bench.replace(
-        TRAIN, kind=kind, net=net, widths=(values, 10), rows=40, lr=0.003, optimizer="adam"
+        TRAIN, kind=kind, net=net, widths=(values, 10), rows=40, lr=lr, optimizer="adam"
     )
     own, torch = pool.measure(case, ["fastnet", "torch"], [1], 1).measurements
     assert own.error == torch.error == ""
@@ -264,6 +266,11 @@ def test_flops_of_networks_of_images():
         (3, 3, 32, 32), (1, 1, 16, 32), (3, 3, 32, 64), (3, 3, 64, 64), (1, 1, 32, 64), (64, 10),
     ]  # fmt: skip
     assert sum(kernel[:2] == (3, 3) for kernel in kernels) == 8
+    assert cases["resnet-bn"].flops == cases["resnet"].flops
+    start = nets.start_weights(nets.NETS["resnet-bn"])
+    assert [w.shape for w in start[:3]] == [(3, 3, 3, 16), (16,), (16,)]
+    assert start[1].all() and not start[2].any()
+    assert [w.shape for w in start[-2:]] == [(64, 10), (10,)]
 
 
 def test_synthetic_rows_are_as_sparse_as_mnist():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from . import CHECKED_ROWS, Job, Work
-from .nets import NETS
+from .nets import NETS, NORM_EPSILON, NORM_SHARE
 from .with_fastnet import import_fastnet
 
 
@@ -51,31 +53,45 @@ def make_net(job: Job):
     fn = import_fastnet(job)
     net, made = NETS[job.net], []
 
-    def conv(filters: int, kernel: int, stride: int = 1):
-        made.append(fn.layers.Conv2D(filters, kernel, stride, kernel // 2))
-        return made[-1]
+    def conv(x, filters: int, kernel: int, stride: int = 1):
+        made.append(fn.layers.Conv2D(filters, kernel, stride, kernel // 2, use_bias=not net.norm))
+        x = made[-1](x)
+        if net.norm:
+            made.append(fn.layers.BatchNorm(momentum=1 - NORM_SHARE, epsilon=NORM_EPSILON))
+            x = made[-1](x)
+        return x
 
     relu = lambda x: fn.layers.Activation("relu")(x)  # noqa: E731
     x = images = fn.Input(net.shape)
     for kind, *numbers in net.parts:
         if kind == "conv":
-            x = relu(conv(*numbers)(x))
+            x = relu(conv(x, *numbers))
         elif kind == "pool":
             x = fn.layers.MaxPool2D()(x)
         elif kind == "mean":
             x = fn.layers.GlobalAvgPool2D()(x)
         elif kind == "block":
             filters, stride = numbers
-            y = relu(conv(filters, 3, stride)(x))
-            y = conv(filters, 3)(y)
+            y = conv(relu(conv(x, filters, 3, stride)), filters, 3)
             if stride > 1 or x.shape[-1] != filters:
-                x = conv(filters, 1, stride)(x)
+                x = conv(x, filters, 1, stride)
             x = relu(fn.layers.Add()([y, x]))
         else:
             made.append(fn.layers.Dense(numbers[0], activation="softmax"))
             x = made[-1](fn.layers.Flatten()(x) if len(x.shape) > 1 else x)
     model = fn.Model(images, x, seed=0)
-    own = [job.weights[2 * i : 2 * i + 2] for i in range(len(made))]
-    order = [next(i for i, m in enumerate(made) if m is layer)
-             for layer in model.layers if any(m is layer for m in made)]  # fmt: skip
-    return fn, model, [w for i in order for w in own[i]]
+    return fn, model, in_order(fn, model, made, job.weights)
+
+
+def in_order(fn, model, made, weights):
+    """Return the weights of the layers `made` as the model lists them, with moving statistics."""
+    left = iter(weights)
+    own: dict[int, list[Any]] = {}
+    for layer in made:
+        norm = isinstance(layer, fn.layers.BatchNorm)
+        kernel_alone = isinstance(layer, fn.layers.Conv2D) and not layer.use_bias
+        own[id(layer)] = [next(left) for _ in range(1 if kernel_alone else 2)]
+        if norm:
+            gamma, beta = own[id(layer)]
+            own[id(layer)] += [np.zeros_like(beta), np.ones_like(gamma)]
+    return [w for layer in model.layers for w in own.get(id(layer), [])]

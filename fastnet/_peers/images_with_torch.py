@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import CHECKED_ROWS, EPSILON, Job, Work
-from .nets import NETS
+from .nets import NETS, NORM_EPSILON, NORM_SHARE
 
 
 class Train(Work):
@@ -21,6 +21,7 @@ class Train(Work):
 
     def reset(self) -> None:
         set_weights(self.torch, self.model, self.job.weights)
+        self.model.train()
         params = self.model.parameters()
         self.rule = self.torch.optim.Adam(params, lr=self.job.lr, eps=EPSILON, fused=True)
 
@@ -33,6 +34,7 @@ class Train(Work):
             rule.step()
 
     def result(self) -> list[Any]:
+        self.model.eval()
         with self.torch.inference_mode():
             return [self.model(self.x[:CHECKED_ROWS]).softmax(dim=1).numpy()]
 
@@ -43,6 +45,7 @@ class Predict(Work):
     def __init__(self, job: Job):
         self.torch, self.model = make_model(job)
         set_weights(self.torch, self.model, job.weights)
+        self.model.eval()
         self.x = images(self.torch, job)
 
     def run(self) -> None:
@@ -66,12 +69,23 @@ def make_model(job: Job):
     if job.threads:
         torch.set_num_threads(job.threads)
 
+    net = NETS[job.net]
+
+    def conv(before: int, filters: int, kernel: int, stride: int) -> list[Any]:
+        padding = kernel // 2
+        if not net.norm:
+            return [nn.Conv2d(before, filters, kernel, stride, padding)]
+        return [
+            nn.Conv2d(before, filters, kernel, stride, padding, bias=False),
+            nn.BatchNorm2d(filters, NORM_EPSILON, NORM_SHARE),
+        ]
+
     class Block(nn.Module):
         def __init__(self, before: int, filters: int, stride: int):
             super().__init__()
-            self.first = nn.Conv2d(before, filters, 3, stride, 1)
-            self.second = nn.Conv2d(filters, filters, 3, 1, 1)
-            self.beside = nn.Conv2d(before, filters, 1, stride) if stride > 1 else nn.Identity()
+            self.first = nn.Sequential(*conv(before, filters, 3, stride))
+            self.second = nn.Sequential(*conv(filters, filters, 3, 1))
+            self.beside = nn.Sequential(*conv(before, filters, 1, stride) if stride > 1 else [])
 
         def forward(self, x):
             y = self.second(nn.functional.relu(self.first(x)))
@@ -83,13 +97,12 @@ def make_model(job: Job):
         def forward(self, x):
             return x.permute(0, 2, 3, 1).flatten(1)
 
-    net = NETS[job.net]
     parts: list[Any] = []
     c = net.shape[2]
     for kind, *numbers in net.parts:
         if kind == "conv":
             filters, kernel, stride = numbers
-            parts += [nn.Conv2d(c, filters, kernel, stride, kernel // 2), nn.ReLU()]
+            parts += [*conv(c, filters, kernel, stride), nn.ReLU()]
             c = filters
         elif kind == "pool":
             parts.append(nn.MaxPool2d(2))
@@ -105,7 +118,11 @@ def make_model(job: Job):
 
 
 def set_weights(torch, model, weights) -> None:
-    """Copy Keras-shaped weights into the model's parameters, which come in the same order."""
+    """Copy Keras-shaped weights into the model's parameters, which come in the same order; moving
+    statistics begin anew."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
     with torch.no_grad():
         for param, w in zip(model.parameters(), weights, strict=True):
             w = w.transpose(3, 2, 0, 1) if w.ndim == 4 else w.T

@@ -3,7 +3,8 @@
 A part is ("conv", filters, kernel, stride), ("pool",) of 2 x 2, ("block", filters, stride): two 3 x
 3 convolutions added to their input (through a 1 x 1 convolution where the shape changes), ("mean",)
 over all pixels, or ("dense", units). Padding is kernel // 2 on every side; relu comes behind every
-convolution (in a block: behind the first, and behind the sum); the end is a softmax.
+convolution (in a block: behind the first, and behind the sum); the end is a softmax. In a network
+with `norm` every convolution has batch normalisation behind it, instead of a bias.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import numpy as np
 
 
 class Net(NamedTuple):
-    """shape : (h, w, c) of an image.   parts : see above."""
+    """shape : (h, w, c) of an image.   parts, norm : see above."""
 
     shape: tuple[int, int, int]
     parts: tuple[tuple[Any, ...], ...]
+    norm: bool = False
 
+
+NORM_EPSILON = 1e-3
+NORM_SHARE = 0.1  # of a minibatch in the moving statistics (Keras: momentum 0.9)
 
 NETS = {
     "lenet": Net(
@@ -37,6 +42,7 @@ NETS = {
          ("block", 64, 2), ("mean",), ("dense", 10)),
     ),
 }  # fmt: skip
+NETS["resnet-bn"] = NETS["resnet"]._replace(norm=True)
 
 
 class Product(NamedTuple):
@@ -78,6 +84,8 @@ def flops(net: Net, train: bool) -> int:
 def start_weights(net: Net) -> list[np.ndarray]:
     """Return Glorot-uniform kernels and zero biases, float32, in the order of `products`.
 
+    Batch normalisation behind a kernel has ones, then zeros there.
+
     Networks with blocks get He-uniform kernels: with the others, so many relus leave nearly the
     same probabilities for every image, and results would say little about the networks.
     """
@@ -88,5 +96,7 @@ def start_weights(net: Net) -> list[np.ndarray]:
         taps = math.prod(kernel[:-2])
         limit = math.sqrt(6 / (taps * (kernel[-2] + (0 if deep else kernel[-1]))))
         out.append(rng.uniform(-limit, limit, kernel).astype(np.float32))
+        if net.norm and len(kernel) == 4:
+            out.append(np.ones(kernel[-1], np.float32))
         out.append(np.zeros(kernel[-1], np.float32))
     return out
