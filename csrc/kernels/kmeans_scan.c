@@ -365,6 +365,27 @@ static int filter_rivals(const int32_t *labels, const int32_t *rivals, const flo
     return n;
 }
 
+static int within(const float *bounds, const float *drift, int n, float limit, int32_t *list) {
+    const vf most = v_set(limit * grow);
+    int found = 0;
+    for (int f = 0; f < n; f += LANES) {
+        unsigned mask = v_mask(~(v_load(bounds + f) - v_load(drift + f) > most));
+        if (n - f < LANES) mask &= (1u << (n - f)) - 1;
+        for (; mask; mask &= mask - 1) list[found++] = f + __builtin_ctz(mask);
+    }
+    return found;
+}
+
+static float lowest_bound(const float *bounds, const float *drift, int n) {
+    vf least = v_set(INFINITY);
+    int f = 0;
+    for (; f + LANES <= n; f += LANES)
+        least = v_min(v_load(bounds + f) - v_load(drift + f), least);
+    float one = v_least(least);
+    for (; f < n; f++) one = bounds[f] - drift[f] < one ? bounds[f] - drift[f] : one;
+    return one < INFINITY ? one - fabsf(one) * (grow - 1) : one;
+}
+
 static void transpose(const float *rows, int64_t ld, const int32_t *list, int count, int q,
                       float *out) {
     for (int i = 0; i < BLOCK; i += 4) {
@@ -415,6 +436,9 @@ const fn_km_kernels FN_LEVELED(kmeans) = {
     .group = ROWS,
     .columns = FN_LEVELED(km_columns),
     .products = FN_LEVELED(km_products),
+    .screen = FN_LEVELED(km_screen),
+    .within = within,
+    .lowest_bound = lowest_bound,
     .load = load,
     .transpose = transpose,
     .entries = entries,

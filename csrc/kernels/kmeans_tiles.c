@@ -74,3 +74,25 @@ void FN_LEVELED(km_products)(int rows, const float *const *x, int64_t count, con
     else
         forward_rows(rows, 1, count, where, x, panel, bias, out, ld);
 }
+
+void FN_LEVELED(km_screen)(int rows, const float *const *x, int64_t q, const float *panel, int width,
+                           const float *half, const int32_t *own, const float *tops, float *out,
+                           uint32_t *below, float *rest) {
+    const int vectors = width > LANES ? 2 : 1;
+    FN_LEVELED(km_products)(rows, x, q, NULL, panel, width, half, out, PANEL);
+    vi lane;
+    for (int i = 0; i < LANES; i++) lane[i] = i;
+    for (int i = 0; i < rows; i++) {
+        const vf top = v_set(tops[i]);
+        vf least = v_set(INFINITY);
+        below[i] = 0;
+        for (int v = 0; v < vectors; v++) {
+            const vf s = v_load(out + i * PANEL + v * LANES);
+            const vi there = lane + v * LANES == own[i];
+            const vi mask = (s < top) & ~there;
+            below[i] |= v_mask(mask) << (v * LANES);
+            least = v_min(least, v_where(mask | there, v_set(INFINITY), s));
+        }
+        rest[i] = v_least(least);
+    }
+}

@@ -145,6 +145,19 @@ FN_INLINE vq v_fold(vf x) {
 #endif
 }
 
+/* The lowest lane; none is NaN. */
+FN_INLINE float v_least(vf x) {
+#if FN_LANES == 8
+    __m128 a = _mm_min_ps(_mm256_castps256_ps128((__m256)x), _mm256_extractf128_ps((__m256)x, 1));
+    a = _mm_min_ps(a, _mm_movehl_ps(a, a));
+    return _mm_cvtss_f32(_mm_min_ss(a, _mm_movehdup_ps(a)));
+#else
+    float least = x[0];
+    for (int i = 1; i < FN_LANES; i++) least = x[i] < least ? x[i] : least;
+    return least;
+#endif
+}
+
 /* The sums of four vectors as four floats, each (x0+x2)+(x1+x3) of its folded quarter. */
 FN_INLINE vq v_sum4(vf a, vf b, vf c, vf d) {
     vq p = v_fold(a), q = v_fold(b), r = v_fold(c), s = v_fold(d);

@@ -30,7 +30,8 @@ static size_t lay_out(const fn_km *km, char *memory, space **out) {
     space *s = (space *)floats(&end, sizeof(space) / sizeof(float) + 1);
     const size_t block = FN_KM_MOST_BLOCK, d = (size_t)km->ld, k = (size_t)km->k;
     const size_t scores = k > FN_KM_MOST_TRIALS ? k : FN_KM_MOST_TRIALS;
-    float *part[9];
+    const size_t families = (size_t)km->families, found = families ? FN_KM_MOST_FOUND : 0;
+    float *part[15];
     part[0] = floats(&end, block * (size_t)(km->scan.q + 4));
     const bool whole =
         km->mode == FN_KM_MODE_DENSE && !km->in_place && !km->sparse; /* tiles are loaded */
@@ -45,8 +46,17 @@ static size_t lay_out(const fn_km *km, char *memory, space **out) {
     part[8] = floats(&end, km->sparse || km->in_place || km->begin_in_place
                                ? IN_PLACE_TILES * (d + FN_KM_PAD)
                                : 1);
+    part[9] = floats(&end, families ? fn_km_visitor_bytes() / sizeof(float) : 0);
+    part[10] = floats(&end, families * FN_KM_VISITORS / sizeof(float));
+    part[11] = floats(&end, families);
+    part[12] = floats(&end, found);
+    part[14] = floats(&end, families);
+    part[13] = floats(&end, families ? k * sizeof(fn_km_candidate) / sizeof(float) : 0);
     if (out) {
         *out = s;
+        s->visitors = (struct fn_km_visitor *)part[9], s->queues = (uint8_t *)part[10];
+        s->queued = (int *)part[11], s->older = (int32_t *)part[12];
+        s->picked = (fn_km_candidate *)part[13], s->near = (int32_t *)part[14];
         s->block = part[0], s->rows = part[1], s->products = part[2];
         s->found = (fn_km_candidate *)part[3];
         s->list = (int32_t *)part[4], s->evaluated = (int32_t *)part[5], s->scores = part[6];
@@ -87,6 +97,9 @@ void fn_km_decide(fn_km_job *w, int at, const int32_t *which, int64_t count, flo
     set_label(w, at, (int32_t)best);
     float lower = (float)sqrt(next) / up;
     if (count > 1 && !(lower < INFINITY)) lower = FLT_MAX; /* infinity: there is no other centre */
+    if (!which) fn_km_admit_all(w, at, lower);
+    for (int64_t c = 0; which && c < count; c++)
+        if (which[c] != best) fn_km_admit(w, at, which[c], lower);
     set_bounds(w, at, (float)sqrt(least) * up, lower < rest ? lower : rest);
     set_rival(w, at, (int32_t)best, INFINITY);
     if (km->rival) set_extra(w, at, INFINITY, -INFINITY);
@@ -142,9 +155,15 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread) {
                                   km->upper + first, km->lower + first, s->list);
     else
         for (int i = 0; i < count; i++) s->list[i] = i;
-    if (filter && km->rival && km->calm && !km->exact_only) left = fn_km_strike(&w, s->list, left);
+    const bool visiting = km->ordered && !km->exact_only;
+    if (km->clearing)
+        memset(km->family_lower + first * km->families, 0,
+               (size_t)(count * km->families) * sizeof *km->family_lower);
+    if (filter && km->rival && km->calm && !km->exact_only && !visiting) left = fn_km_strike(&w, s->list, left);
     if (km->exact_only) {
         for (int i = 0; i < left; i++) fn_km_decide(&w, s->list[i], NULL, km->k, INFINITY);
+    } else if (visiting) {
+        fn_km_visit_families(&w, s->list, left);
     } else if (km->sparse) {
         fn_km_multiply_sparse(&w, s->list, left);
     } else if (fn_km_now_in_place(km)) {

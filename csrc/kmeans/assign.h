@@ -66,9 +66,21 @@ static inline void set_rival(fn_km_job *w, int at, int32_t rival, float lower) {
     w->km->rival_lower[w->first + at] = lower;
 }
 
+/* families.c */
+void fn_km_admit(fn_km_job *w, int at, int32_t center, float lower);
+void fn_km_admit_all(fn_km_job *w, int at, float lower);
+void fn_km_visit_families(fn_km_job *w, const int32_t *list, int count);
+
 /* assign.c: decide among `count` centres (all of them: which NULL) on the caller's values. */
 void fn_km_decide(fn_km_job *w, int at, const int32_t *which, int64_t count, float rest);
 /* assign_projected.c */
+float fn_km_own_top(const fn_km_job *w, int at, int32_t a, float model, float *upper);
+float fn_km_rival_bottom(const fn_km_job *w, int at, int32_t rival, float model);
+float fn_km_residue(const fn_km *km, const float *point, int32_t j);
+bool fn_km_contested(const fn_km_job *w, int at, const fn_km_candidate *found, int n_found,
+                     float top, float upper);
+void fn_km_resolve(fn_km_job *w, int at, int32_t a, const fn_km_candidate *found, int n_found,
+                   float rest);
 float fn_km_projected_score(const fn_km *km, const float *point, int32_t j);
 void fn_km_remember(fn_km_job *w, int at, int32_t label, float bound, float label_model,
                     int32_t rival, float nearest, float rival_model);

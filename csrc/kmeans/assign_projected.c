@@ -13,7 +13,7 @@ static const float *point_of(const job *w, int at) {
 }
 
 /* The parts of a projected score that make it a lower bound: what is left out, and the error. */
-static float residue(const fn_km *km, const float *point, int32_t j) {
+float fn_km_residue(const fn_km *km, const float *point, int32_t j) {
     const float *c = km->scan.coords + (int64_t)j * km->scan.q;
     return point[km->p] * c[km->p] + point[km->p + 1] * c[km->p + 1];
 }
@@ -52,9 +52,9 @@ static float whole_error(const fn_km *km, float length, int32_t j) {
 }
 
 /* All columns of one point against its own centre `a` and the candidates; `rest`: a lower score
- * bound of all others. scores (k): as projected. */
-static void resolve(job *w, int at, int32_t a, const fn_km_candidate *found, int n_found,
-                    float rest, const float *scores) {
+ * bound of all others, families aside. */
+void fn_km_resolve(job *w, int at, int32_t a, const fn_km_candidate *found, int n_found,
+                   float rest) {
     fn_km *km = w->km;
     space *s = w->s;
     const float *point = point_of(w, at), squares = point[km->p + 2];
@@ -72,6 +72,7 @@ static void resolve(job *w, int at, int32_t a, const fn_km_candidate *found, int
         const int32_t j = found[f].center;
         if (!(found[f].score <= bound)) {
             rest = found[f].score < rest ? found[f].score : rest;
+            fn_km_admit(w, at, j, lower_bound(km, found[f].score, squares));
             continue;
         }
         const float score = half[j] - km->kernel->dot(row, km->rounded + j * km->ld, km->d);
@@ -93,13 +94,16 @@ static void resolve(job *w, int at, int32_t a, const fn_km_candidate *found, int
             s->evaluated[close++] = j;
         } else if (low < nearest) {
             if (nearest < rest) rest = nearest;
+            if (rival >= 0) fn_km_admit(w, at, rival, lower_bound(km, nearest, squares));
             nearest = low, rival = j;
-        } else if (low < rest) {
-            rest = low;
+        } else {
+            if (low < rest) rest = low;
+            fn_km_admit(w, at, j, lower_bound(km, low, squares));
         }
     }
     if (close > 1) {
         if (nearest < rest) rest = nearest;
+        if (rival >= 0) fn_km_admit(w, at, rival, lower_bound(km, nearest, squares));
         fn_km_decide(w, at, s->evaluated, close, lower_bound(km, rest, squares));
         return;
     }
@@ -108,8 +112,8 @@ static void resolve(job *w, int at, int32_t a, const fn_km_candidate *found, int
     set_bounds(w, at, upper_bound(km, bound, squares), lower_bound(km, rest, squares));
     set_rival(w, at, rival < 0 ? label : rival,
               rival < 0 ? INFINITY : lower_bound(km, nearest, squares));
-    const float model = scores[label] - residue(km, point, label);
-    const float other = rival < 0 ? 0 : scores[rival] - residue(km, point, rival);
+    const float model = fn_km_projected_score(km, point, label);
+    const float other = rival < 0 ? 0 : fn_km_projected_score(km, point, rival);
     fn_km_remember(w, at, label, bound, model, rival, nearest, other);
 }
 
@@ -130,7 +134,7 @@ static float projected_top(const job *w, int at, int32_t a, float model) {
 }
 
 /* What the true score to the rival is at least, once it has been computed. */
-static float rival_bottom(const job *w, int at, int32_t rival, float model) {
+float fn_km_rival_bottom(const job *w, int at, int32_t rival, float model) {
     const fn_km *km = w->km;
     const int64_t row = w->first + at;
     const float *point = point_of(w, at), *c = km->scan.coords + (int64_t)rival * km->scan.q;
@@ -153,7 +157,7 @@ static bool stays(const job *w, int at) {
     if (own < km->upper[row]) km->upper[row] = own;
     if (!(km->upper[row] < km->lower[row])) return false;
     if (km->upper[row] < km->rival_lower[row]) return true;
-    const float bottom = rival_bottom(w, at, rival, fn_km_projected_score(km, point, rival));
+    const float bottom = fn_km_rival_bottom(w, at, rival, fn_km_projected_score(km, point, rival));
     return top < bottom;
 }
 
@@ -187,16 +191,16 @@ void fn_km_score_rows(const fn_km *km, const fn_km_scan *scan, const float *poin
 
 /* Whether a candidate may be nearer to a point than its own centre, whose score is at most `top`
  * and whose distance is at most `upper`. */
-static bool contested(const job *w, int at, const fn_km_candidate *found, int n_found, float top,
-                      float upper) {
+bool fn_km_contested(const job *w, int at, const fn_km_candidate *found, int n_found, float top,
+                     float upper) {
     const fn_km *km = w->km;
     const int64_t row = w->first + at;
     const int32_t rival = km->first ? -1 : km->rival[row];
     for (int f = 0; f < n_found; f++) {
         if (found[f].center != rival) return true;
         if (upper < km->rival_lower[row]) continue;
-        const float model = found[f].score - residue(km, point_of(w, at), rival);
-        if (!(top < rival_bottom(w, at, rival, model))) return true;
+        const float model = found[f].score - fn_km_residue(km, point_of(w, at), rival);
+        if (!(top < fn_km_rival_bottom(w, at, rival, model))) return true;
     }
     return false;
 }
@@ -209,6 +213,21 @@ void fn_km_prefetch_row(const fn_km_data *data, int64_t row) {
     for (int64_t b = 0; b < bytes && b < 8192; b += 64) __builtin_prefetch(start + b, 0, 2);
 }
 
+/* The score of a point to its own centre `a` at most, from the projected one and from what was
+ * known; the distance, if it is nearer than `upper`, goes there. */
+float fn_km_own_top(const job *w, int at, int32_t a, float model, float *upper) {
+    const fn_km *km = w->km;
+    const float squares = point_of(w, at)[km->p + 2], u = *upper;
+    float top = projected_top(w, at, a, model);
+    if (u < INFINITY) {
+        const float drifted = (0.5f * u * u - 0.5f * squares) + (u * u + squares) * km->square_error;
+        if (drifted < top) top = drifted;
+    }
+    const float own = upper_bound(km, top, squares);
+    if (own < u) *upper = own;
+    return top;
+}
+
 /* What the projection tells of point i of a block; where its candidates end, from n; or -1. */
 static int examine(job *w, int i, int at, float *scores, int64_t ld, int n) {
     fn_km *km = w->km;
@@ -217,15 +236,8 @@ static int examine(job *w, int i, int at, float *scores, int64_t ld, int n) {
     const float *point = point_of(w, at), squares = point[km->p + 2];
     const int32_t a = km->first ? km->kernel->least(scores, ld) : km->labels[row];
     const float score = scores[a];
-    float top = projected_top(w, at, a, score - residue(km, point, a)), upper = INFINITY;
-    if (!km->first) {
-        upper = km->upper[row];
-        const float drifted =
-            (0.5f * upper * upper - 0.5f * squares) + (upper * upper + squares) * km->square_error;
-        if (drifted < top) top = drifted;
-    }
-    const float own = upper_bound(km, top, squares);
-    if (own < upper) upper = own;
+    float upper = km->first ? INFINITY : km->upper[row];
+    const float top = fn_km_own_top(w, at, a, score - fn_km_residue(km, point, a), &upper);
     s->index[i] = a;
     s->own[i] = upper;
     if (!(squares < FN_KM_LARGE)) return -1;
@@ -233,7 +245,7 @@ static int examine(job *w, int i, int at, float *scores, int64_t ld, int n) {
     const int count =
         km->kernel->pick(scores, ld, top, s->found + n, FN_KM_MOST_FOUND - n, &s->rest[i]);
     scores[a] = score;
-    s->contested[i] = count > 0 && contested(w, at, s->found + n, count, top, upper);
+    s->contested[i] = count > 0 && fn_km_contested(w, at, s->found + n, count, top, upper);
     if (s->contested[i]) fn_km_prefetch_row(&km->data, row);
     return count < 0 ? -1 : n + count;
 }
@@ -255,7 +267,7 @@ void fn_km_project_block(job *w, const int32_t *list, int count) {
         if (end < 0) {
             fn_km_decide(w, at, NULL, km->k, INFINITY);
         } else if (s->contested[i]) {
-            resolve(w, at, a, s->found + begin, end - begin, s->rest[i], s->products + i * ld);
+            fn_km_resolve(w, at, a, s->found + begin, end - begin, s->rest[i]);
         } else {
             set_label(w, at, a);
             set_bounds(w, at, s->own[i], lower_bound(km, s->rest[i], point_of(w, at)[km->p + 2]));

@@ -76,6 +76,7 @@ static bool choose_mode(fn_km *km, size_t max_bytes) {
     km->scan.q = p + 2;
     if (can_read_in_place(km) && !fn_km_pack_basis(km)) return false;
     km->projected_ld = (p + 2 + 3) / 4 * 4;
+    fn_km_count_families(km, max_bytes);
     km->projected = fn_km_alloc(km, (size_t)km->n * (size_t)km->projected_ld * sizeof(float));
     return km->projected != NULL;
 }
@@ -117,6 +118,7 @@ static bool allocate_scan(fn_km *km) {
         ok = ok && (km->extra = fn_km_alloc(km, n * one));
         ok = ok && (km->rival_extra = fn_km_alloc(km, n * one));
     }
+    ok = ok && fn_km_new_families(km);
     km->space_bytes = larger(fn_km_space_bytes(km), fn_km_prepare_bytes(km));
     km->space_bytes = larger(km->space_bytes, 64 * (size_t)km->ld * one);
     ok = ok && (km->spaces = fn_km_alloc(km, (size_t)km->most_threads * km->space_bytes));
@@ -210,7 +212,8 @@ void fn_km_free(fn_km *km) {
         km->scan.slack,    km->drift,        km->drift_others,   km->apart,       km->left_drift,
         km->upper,         km->lower,        km->rival,          km->rival_lower, km->extra,
         km->rival_extra,   km->basis,        km->basis_panels,   km->basis_shift, km->projected,
-        km->spaces,        km->panels,       km->place_half,     km->place_error, km->place_slack};
+        km->spaces,        km->panels,       km->place_half,     km->place_error, km->place_slack,
+        km->slot_of,       km->center_at,    km->slot_half,      km->family_drift, km->family_lower};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     fn_km_rows_end(&km->rows);
     fn_free(km);
@@ -252,6 +255,7 @@ void fn_km_start(fn_km *km, const double *centers, const uint8_t *fixed) {
     memset(km->left_drift, 0, k * sizeof(float));
     km->converged = km->relocated = false;
     km->record = (fn_km_record){0};
+    fn_km_start_families(km);
     fn_km_prepare(km);
 }
 

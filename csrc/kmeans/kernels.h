@@ -95,6 +95,17 @@ typedef struct fn_km_kernels {
      * centres, summed in order from bias (width; NULL: 0): out (rows, ld). */
     void (*products)(int rows, const float *const *x, int64_t count, const int32_t *where,
                      const float *panel, int width, const float *bias, float *out, int64_t ld);
+    /* Scores of rows and a panel of centres, the products of all q columns from `half`: out (rows,
+     * 2 * lanes). Bit c of below[i]: that of centre c is below tops[i]; rest[i] is the lowest of
+     * the others. Centre own[i] of the panel (negative: none) is none of either. */
+    void (*screen)(int rows, const float *const *x, int64_t q, const float *panel, int width,
+                   const float *half, const int32_t *own, const float *tops, float *out,
+                   uint32_t *below, float *rest);
+    /* Those of n for which bounds - drift is not above a limit, in order; returns their number.
+     * bounds and drift can be read, and `list` written, a vector beyond n. */
+    int (*within)(const float *bounds, const float *drift, int n, float limit, int32_t *list);
+    /* The lowest of n bounds - drift, rounded down. */
+    float (*lowest_bound)(const float *bounds, const float *drift, int n);
 } fn_km_kernels;
 
 #endif

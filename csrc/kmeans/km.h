@@ -89,6 +89,18 @@ struct fn_km {
     float *left_drift;    /* (k): how far the centre has moved outside of the projection so far */
     float *rival_lower;   /* (n): distance to the rival; both NULL unless projected */
     float *drift, *drift_others, *apart; /* (k) */
+
+    /* families of centres that lie together: see families.c */
+    int families;          /* 0: none */
+    int64_t family_slots;  /* places in one: whole panels */
+    bool ordered;          /* centres have their places: each point has a bound for each family */
+    bool clearing;         /* they are new: nothing is known of any yet */
+    int32_t *slot_of;      /* (k): the place of a centre among `packed`, and */
+    int32_t *center_at;    /* (k): the centre at a place */
+    float *slot_half;      /* (k): `half` by place */
+    float *family_drift;   /* (families): how far the farthest-moving centres have gone so far */
+    float *family_lower;   /* (n, families): distance to all of it but the own centre and the rival,
+                              plus the drift until then */
     float error_root, half_error, dot_error, square_error;
     int p;
     float *basis; /* (d, p) */
@@ -119,6 +131,12 @@ typedef struct {
     fn_km_candidate *found;
     int32_t *list, *evaluated, *columns;
     float *scores;
+    struct fn_km_visitor *visitors; /* points on their way through families, their queues there, */
+    uint8_t *queues;
+    int *queued;
+    int32_t *near;
+    int32_t *older;          /* the chains of their candidates in `found`, */
+    fn_km_candidate *picked; /* and those of one of them */
     double *row;
 } fn_km_space;
 
@@ -192,6 +210,14 @@ fn_km_space *fn_km_space_of(fn_km *km, int thread);
 void fn_km_project_points(const fn_km *km, const float *rows, int64_t ld, int64_t count, float *out,
                           int64_t out_ld);
 void fn_km_assign_tile(fn_km *km, int tile, int thread);
+
+/* families.c */
+enum { FN_KM_VISITORS = 96 };
+size_t fn_km_visitor_bytes(void);
+void fn_km_count_families(fn_km *km, size_t max_bytes);
+bool fn_km_new_families(fn_km *km);
+void fn_km_start_families(fn_km *km);
+void fn_km_move_families(fn_km *km);
 
 /* fit.c: fits that do one assignment (`sums`: and sum it), or none. */
 fn_km *fn_km_new_once(const fn_km_data *data, int64_t k, bool sums, int threads);

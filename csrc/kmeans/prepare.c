@@ -162,8 +162,8 @@ static void prepare_run(void *context, int tile, int thread) {
     if (km->mode == FN_KM_MODE_NARROW) pack(&km->scan, first, end);
     if (km->mode == FN_KM_MODE_PROJECTED)
         for (int64_t j = first; j < end; j++)
-            fn_km_to_panel(km, km->k, j, km->scan.coords + j * km->scan.q, km->scan.q,
-                           km->scan.packed);
+            fn_km_to_panel(km, km->k, km->ordered ? km->slot_of[j] : j,
+                           km->scan.coords + j * km->scan.q, km->scan.q, km->scan.packed);
 }
 
 /* The farthest that any other centre moved. */
@@ -214,4 +214,5 @@ void fn_km_prepare(fn_km *km) {
     if (!km->previous) return;
     other_drifts(km);
     measure_apart(km);
+    if (km->families && !km->first) fn_km_move_families(km);
 }
