@@ -379,8 +379,7 @@ static int within(const float *bounds, const float *drift, int n, float limit, i
 static float lowest_bound(const float *bounds, const float *drift, int n) {
     vf least = v_set(INFINITY);
     int f = 0;
-    for (; f + LANES <= n; f += LANES)
-        least = v_min(v_load(bounds + f) - v_load(drift + f), least);
+    for (; f + LANES <= n; f += LANES) least = v_min(v_load(bounds + f) - v_load(drift + f), least);
     float one = v_least(least);
     for (; f < n; f++) one = bounds[f] - drift[f] < one ? bounds[f] - drift[f] : one;
     return one < INFINITY ? one - fabsf(one) * (grow - 1) : one;

@@ -75,9 +75,9 @@ void FN_LEVELED(km_products)(int rows, const float *const *x, int64_t count, con
         forward_rows(rows, 1, count, where, x, panel, bias, out, ld);
 }
 
-void FN_LEVELED(km_screen)(int rows, const float *const *x, int64_t q, const float *panel, int width,
-                           const float *half, const int32_t *own, const float *tops, float *out,
-                           uint32_t *below, float *rest) {
+void FN_LEVELED(km_screen)(int rows, const float *const *x, int64_t q, const float *panel,
+                           int width, const float *half, const int32_t *own, const float *tops,
+                           float *out, uint32_t *below, float *rest) {
     const int vectors = width > LANES ? 2 : 1;
     FN_LEVELED(km_products)(rows, x, q, NULL, panel, width, half, out, PANEL);
     vi lane;

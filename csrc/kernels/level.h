@@ -30,9 +30,9 @@ int64_t FN_LEVELED(km_columns)(int rows, const float *const *x, int64_t d, int32
 void FN_LEVELED(km_products)(int rows, const float *const *x, int64_t count, const int32_t *where,
                              const float *panel, int width, const float *bias, float *out,
                              int64_t ld);
-void FN_LEVELED(km_screen)(int rows, const float *const *x, int64_t q, const float *panel, int width,
-                           const float *half, const int32_t *own, const float *tops, float *out,
-                           uint32_t *below, float *rest);
+void FN_LEVELED(km_screen)(int rows, const float *const *x, int64_t q, const float *panel,
+                           int width, const float *half, const int32_t *own, const float *tops,
+                           float *out, uint32_t *below, float *rest);
 double FN_LEVELED(fma_peak)(double seconds);
 void FN_LEVELED(vmath)(const char *function, int64_t n, const float *x, float *y);
 

@@ -159,7 +159,8 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread) {
     if (km->clearing)
         memset(km->family_lower + first * km->families, 0,
                (size_t)(count * km->families) * sizeof *km->family_lower);
-    if (filter && km->rival && km->calm && !km->exact_only && !visiting) left = fn_km_strike(&w, s->list, left);
+    if (filter && km->rival && km->calm && !km->exact_only && !visiting)
+        left = fn_km_strike(&w, s->list, left);
     if (km->exact_only) {
         for (int i = 0; i < left; i++) fn_km_decide(&w, s->list[i], NULL, km->k, INFINITY);
     } else if (visiting) {

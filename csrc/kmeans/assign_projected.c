@@ -220,7 +220,8 @@ float fn_km_own_top(const job *w, int at, int32_t a, float model, float *upper) 
     const float squares = point_of(w, at)[km->p + 2], u = *upper;
     float top = projected_top(w, at, a, model);
     if (u < INFINITY) {
-        const float drifted = (0.5f * u * u - 0.5f * squares) + (u * u + squares) * km->square_error;
+        const float drifted =
+            (0.5f * u * u - 0.5f * squares) + (u * u + squares) * km->square_error;
         if (drifted < top) top = drifted;
     }
     const float own = upper_bound(km, top, squares);

@@ -20,11 +20,11 @@ static const float down = 1.0f - 0x1p-21f;
 
 /* A point on its way through families. */
 typedef struct fn_km_visitor {
-    int at;                  /* within the tile */
-    float top, upper;        /* score to the own centre, and distance, at most */
-    float rest;              /* the lowest score of the family in turn, candidates aside */
-    int32_t newest;          /* the last of its candidates in `found`, or -1 */
-    int candidates;          /* -1: too many, or numbers too large: decided in float64 */
+    int at;           /* within the tile */
+    float top, upper; /* score to the own centre, and distance, at most */
+    float rest;       /* the lowest score of the family in turn, candidates aside */
+    int32_t newest;   /* the last of its candidates in `found`, or -1 */
+    int candidates;   /* -1: too many, or numbers too large: decided in float64 */
     bool stays;
     bool apart; /* the rival has its own bound, and is of no family that is scored */
 } visitor;
@@ -300,8 +300,8 @@ static void visit(job *w, const int32_t *list, int count) {
     for (int i = 0; i < count; i++) {
         if (i + AHEAD < count)
             for (int c = 0; c < km->scan.q; c += 16)
-                __builtin_prefetch(km->projected +
-                                   (w->first + list[i + AHEAD]) * km->projected_ld + c);
+                __builtin_prefetch(km->projected + (w->first + list[i + AHEAD]) * km->projected_ld +
+                                   c);
         enter(w, i, list[i], &used);
     }
     for (int f = 0; f < km->families; f++)

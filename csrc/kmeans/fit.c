@@ -203,17 +203,19 @@ fn_km *fn_km_new_rows(const fn_km_data *data, int64_t k, int threads) {
 
 void fn_km_free(fn_km *km) {
     if (!km) return;
-    void *all[] = {
-        km->origin,        km->mean,         km->shift,          km->shift32,     km->centers,
-        km->previous,      km->sums,         km->sums_low,       km->weights,     km->weights_low,
-        km->members,       km->fixed,        km->labels,         km->moves,       km->n_moves,
-        km->tile_computed, km->tile_inertia, km->center_squares, km->scratch,     km->moved,
-        km->rounded,       km->lengths,      km->scan.coords,    km->scan.packed, km->scan.half,
-        km->scan.slack,    km->drift,        km->drift_others,   km->apart,       km->left_drift,
-        km->upper,         km->lower,        km->rival,          km->rival_lower, km->extra,
-        km->rival_extra,   km->basis,        km->basis_panels,   km->basis_shift, km->projected,
-        km->spaces,        km->panels,       km->place_half,     km->place_error, km->place_slack,
-        km->slot_of,       km->center_at,    km->slot_half,      km->family_drift, km->family_lower};
+    void *all[] = {km->origin,       km->mean,           km->shift,       km->shift32,
+                   km->centers,      km->previous,       km->sums,        km->sums_low,
+                   km->weights,      km->weights_low,    km->members,     km->fixed,
+                   km->labels,       km->moves,          km->n_moves,     km->tile_computed,
+                   km->tile_inertia, km->center_squares, km->scratch,     km->moved,
+                   km->rounded,      km->lengths,        km->scan.coords, km->scan.packed,
+                   km->scan.half,    km->scan.slack,     km->drift,       km->drift_others,
+                   km->apart,        km->left_drift,     km->upper,       km->lower,
+                   km->rival,        km->rival_lower,    km->extra,       km->rival_extra,
+                   km->basis,        km->basis_panels,   km->basis_shift, km->projected,
+                   km->spaces,       km->panels,         km->place_half,  km->place_error,
+                   km->place_slack,  km->slot_of,        km->center_at,   km->slot_half,
+                   km->family_drift, km->family_lower};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     fn_km_rows_end(&km->rows);
     fn_free(km);

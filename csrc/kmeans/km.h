@@ -91,16 +91,16 @@ struct fn_km {
     float *drift, *drift_others, *apart; /* (k) */
 
     /* families of centres that lie together: see families.c */
-    int families;          /* 0: none */
-    int64_t family_slots;  /* places in one: whole panels */
-    bool ordered;          /* centres have their places: each point has a bound for each family */
-    bool clearing;         /* they are new: nothing is known of any yet */
-    int32_t *slot_of;      /* (k): the place of a centre among `packed`, and */
-    int32_t *center_at;    /* (k): the centre at a place */
-    float *slot_half;      /* (k): `half` by place */
-    float *family_drift;   /* (families): how far the farthest-moving centres have gone so far */
-    float *family_lower;   /* (n, families): distance to all of it but the own centre and the rival,
-                              plus the drift until then */
+    int families;         /* 0: none */
+    int64_t family_slots; /* places in one: whole panels */
+    bool ordered;         /* centres have their places: each point has a bound for each family */
+    bool clearing;        /* they are new: nothing is known of any yet */
+    int32_t *slot_of;     /* (k): the place of a centre among `packed`, and */
+    int32_t *center_at;   /* (k): the centre at a place */
+    float *slot_half;     /* (k): `half` by place */
+    float *family_drift;  /* (families): how far the farthest-moving centres have gone so far */
+    float *family_lower;  /* (n, families): distance to all of it but the own centre and the rival,
+                             plus the drift until then */
     float error_root, half_error, dot_error, square_error;
     int p;
     float *basis; /* (d, p) */
