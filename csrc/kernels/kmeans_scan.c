@@ -376,6 +376,18 @@ static int within(const float *bounds, const float *drift, int n, float limit, i
     return found;
 }
 
+static void family_bounds(int n, const float *scores, const float *squares, float error,
+                          float drift, float *out) {
+    const vf none = v_set(INFINITY), zero = {0};
+    for (int i = 0; i < n; i += LANES) {
+        const vf s = v_load(scores + i), x = v_load(squares + i);
+        const vf least = (s + s + x) - (v_abs(s) + x) * error;
+        const vf root = v_sqrt(v_max(v_where(s < none, least, zero), zero));
+        const vf bound = (root * (2 - grow * grow) + drift) * (2 - grow);
+        v_store(out + i, v_where(s < none, bound, none));
+    }
+}
+
 static float lowest_bound(const float *bounds, const float *drift, int n) {
     vf least = v_set(INFINITY);
     int f = 0;
@@ -437,6 +449,7 @@ const fn_km_kernels FN_LEVELED(kmeans) = {
     .products = FN_LEVELED(km_products),
     .screen = FN_LEVELED(km_screen),
     .within = within,
+    .family_bounds = family_bounds,
     .lowest_bound = lowest_bound,
     .load = load,
     .transpose = transpose,

@@ -79,12 +79,11 @@ float fn_km_rival_bottom(const fn_km_job *w, int at, int32_t rival, float model)
 float fn_km_residue(const fn_km *km, const float *point, int32_t j);
 bool fn_km_contested(const fn_km_job *w, int at, const fn_km_candidate *found, int n_found,
                      float top, float upper);
-void fn_km_resolve(fn_km_job *w, int at, int32_t a, const fn_km_candidate *found, int n_found,
+void fn_km_resolve(fn_km_job *w, int at, int32_t a, fn_km_candidate *found, int n_found,
                    float rest);
 float fn_km_projected_score(const fn_km *km, const float *point, int32_t j);
 void fn_km_remember(fn_km_job *w, int at, int32_t label, float bound, float label_model,
                     int32_t rival, float nearest, float rival_model);
-void fn_km_prefetch_row(const fn_km_data *data, int64_t row);
 void fn_km_score_rows(const fn_km *km, const fn_km_scan *scan, const float *points,
                       const int32_t *list, int count, float *out, int64_t ld);
 int fn_km_strike(fn_km_job *w, int32_t *list, int count);

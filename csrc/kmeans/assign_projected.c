@@ -51,10 +51,24 @@ static float whole_error(const fn_km *km, float length, int32_t j) {
     return km->dot_error * length * km->lengths[j] + km->place_slack[j];
 }
 
+/* Candidates in order of their scores: the nearest centre is mostly the first, and leaves out
+ * others. Of very many only the first comes to its place. */
+static void sort_candidates(fn_km_candidate *found, int count) {
+    enum { FEW = 48 };
+    for (int i = 1; i < count; i++) {
+        const fn_km_candidate one = found[i];
+        int to = i;
+        if (count <= FEW)
+            for (; to > 0 && found[to - 1].score > one.score; to--) found[to] = found[to - 1];
+        else if (found[0].score > one.score)
+            found[i] = found[0], to = 0;
+        found[to] = one;
+    }
+}
+
 /* All columns of one point against its own centre `a` and the candidates; `rest`: a lower score
  * bound of all others, families aside. */
-void fn_km_resolve(job *w, int at, int32_t a, const fn_km_candidate *found, int n_found,
-                   float rest) {
+void fn_km_resolve(job *w, int at, int32_t a, fn_km_candidate *found, int n_found, float rest) {
     fn_km *km = w->km;
     space *s = w->s;
     const float *point = point_of(w, at), squares = point[km->p + 2];
@@ -65,6 +79,7 @@ void fn_km_resolve(job *w, int at, int32_t a, const fn_km_candidate *found, int 
     else
         fn_km_load(km, w->first + at, NULL, 1, s->rows, km->ld, s->row);
     int n = 0, best = 0;
+    sort_candidates(found, n_found);
     s->evaluated[n++] = a;
     s->scores[0] = half[a] - km->kernel->dot(row, km->rounded + a * km->ld, km->d);
     float bound = s->scores[0] + whole_error(km, length, a);

@@ -22,7 +22,7 @@ static const float down = 1.0f - 0x1p-21f;
 typedef struct fn_km_visitor {
     int at;           /* within the tile */
     float top, upper; /* score to the own centre, and distance, at most */
-    float rest;       /* the lowest score of the family in turn, candidates aside */
+    float squares;    /* |x|^2 */
     int32_t newest;   /* the last of its candidates in `found`, or -1 */
     int candidates;   /* -1: too many, or numbers too large: decided in float64 */
     bool stays;
@@ -198,7 +198,8 @@ static void enter(job *w, int i, int at, int *used) {
     const float *point = km->projected + row * km->projected_ld;
     const int32_t a = km->labels[row], rival = km->rival[row];
     *v = (visitor){.at = at, .newest = -1, .upper = km->upper[row], .apart = rival != a};
-    if (!(point[km->p + 2] < FN_KM_LARGE)) {
+    v->squares = point[km->p + 2];
+    if (!(v->squares < FN_KM_LARGE)) {
         v->candidates = -1;
         return;
     }
@@ -217,8 +218,10 @@ static void enter(job *w, int i, int at, int *used) {
     v->stays = !count && !v->candidates;
 }
 
-/* Scores of the points that queue at a panel of a family. */
-static void score_panel(job *w, int64_t slot, const uint8_t *queue, int count, int *used) {
+/* Scores of the points that queue at a panel of a family; `rest` gets the lowest of each,
+ * candidates aside. */
+static void score_panel(job *w, int64_t slot, const uint8_t *queue, int count, float *rest,
+                        int *used) {
     const fn_km *km = w->km;
     fn_km_space *s = w->s;
     const int panel = 2 * km->kernel->lanes, group = km->kernel->group;
@@ -226,7 +229,7 @@ static void score_panel(job *w, int64_t slot, const uint8_t *queue, int count, i
     for (int first = 0; first < count; first += group) {
         const int rows = count - first < group ? count - first : group;
         const float *x[FN_KM_MOST_ROWS];
-        float tops[FN_KM_MOST_ROWS], rest[FN_KM_MOST_ROWS];
+        float tops[FN_KM_MOST_ROWS], others[FN_KM_MOST_ROWS];
         int32_t own[FN_KM_MOST_ROWS];
         uint32_t below[FN_KM_MOST_ROWS];
         for (int i = 0; i < rows; i++) {
@@ -237,10 +240,10 @@ static void score_panel(job *w, int64_t slot, const uint8_t *queue, int count, i
             own[i] = there >= 0 && there < panel ? (int32_t)there : -1;
         }
         km->kernel->screen(rows, x, q, km->scan.packed + slot * q, width, km->slot_half + slot, own,
-                           tops, s->products, below, rest);
+                           tops, s->products, below, others);
         for (int i = 0; i < rows; i++) {
             visitor *v = s->visitors + queue[first + i];
-            if (rest[i] < v->rest) v->rest = rest[i];
+            if (others[i] < rest[first + i]) rest[first + i] = others[i];
             for (uint32_t bits = below[i]; bits; bits &= bits - 1) {
                 const int c = __builtin_ctz(bits);
                 add_candidate(w, v, used, km->center_at[slot + c], s->products[i * panel + c]);
@@ -255,15 +258,15 @@ static void score_family(job *w, int f, int *used) {
     const int count = s->queued[f], panel = 2 * km->kernel->lanes;
     const uint8_t *queue = s->queues + f * FN_KM_VISITORS;
     const int64_t first = f * km->family_slots, end = first + km->family_slots;
-    for (int i = 0; i < count; i++) s->visitors[queue[i]].rest = INFINITY;
+    float rest[FN_KM_VISITORS], squares[FN_KM_VISITORS], bounds[FN_KM_VISITORS];
+    for (int i = 0; i < FN_KM_VISITORS; i++) rest[i] = INFINITY, squares[i] = 0;
     for (int64_t slot = first; slot < end && slot < km->k; slot += panel)
-        score_panel(w, slot, queue, count, used);
+        score_panel(w, slot, queue, count, rest, used);
+    for (int i = 0; i < count; i++) squares[i] = s->visitors[queue[i]].squares;
+    km->kernel->family_bounds(count, rest, squares, km->square_error, km->family_drift[f], bounds);
     for (int i = 0; i < count; i++) {
-        const visitor *v = s->visitors + queue[i];
-        const int64_t row = w->first + v->at;
-        const float squares = km->projected[row * km->projected_ld + km->p + 2];
-        const float lower = lower_bound(km, v->rest, squares);
-        km->family_lower[row * km->families + f] = (lower + km->family_drift[f]) * down;
+        const int64_t row = w->first + s->visitors[queue[i]].at;
+        km->family_lower[row * km->families + f] = bounds[i];
     }
 }
 

@@ -25,9 +25,10 @@ static void choose_tiles(fn_km *km) {
     tiles = tiles < 16 ? 16 : tiles > 64 ? 64 : tiles;
     km->tile_rows = (int)tile;
     km->chunk_rows = tile * tiles;
-    km->slice = km->d < 128 ? 16 : km->d < 512 ? 64 : 128; /* whole cache lines of a row */
-    km->sliced = km->sparse || km->k * km->d > 32768;
-    km->groups = km->sliced || km->n < 2048 ? 1 : km->n < 16384 ? (int)(km->n / 1024) : 16;
+    km->by_cluster = !km->sparse && km->k * km->d > 32768;
+    km->groups = km->sparse || km->by_cluster || km->n < 2048 ? 1
+                 : km->n < 16384                              ? (int)(km->n / 1024)
+                                                              : 16;
 }
 
 enum { NARROW_COLUMNS = 128 };
@@ -74,7 +75,7 @@ static bool choose_mode(fn_km *km, size_t max_bytes) {
     /* before anything is known of a row, a projection leaves a few centres to look at */
     km->begin_in_place = km->k <= FEW_CENTERS && can_read_in_place(km);
     km->scan.q = p + 2;
-    if (can_read_in_place(km) && !fn_km_pack_basis(km)) return false;
+    if (!fn_km_pack_basis(km, can_read_in_place(km))) return false;
     km->projected_ld = (p + 2 + 3) / 4 * 4;
     fn_km_count_families(km, max_bytes);
     km->projected = fn_km_alloc(km, (size_t)km->n * (size_t)km->projected_ld * sizeof(float));
@@ -97,7 +98,7 @@ static bool allocate_scan(fn_km *km) {
     if (km->in_place || km->begin_in_place || km->sparse)
         ok = ok && (km->panels = fn_km_alloc(km, (k + FN_KM_PAD) * (size_t)km->d * one));
     if (km->sparse) ok = ok && (km->center_squares = fn_km_alloc(km, k * sizeof(double)));
-    if (km->in_place || km->begin_in_place || km->basis_panels || km->sparse) {
+    if (km->in_place || km->begin_in_place || km->basis_shift || km->sparse) {
         ok = ok && (km->place_half = fn_km_alloc(km, (k + FN_KM_PAD) * one));
         ok = ok && (km->place_error = fn_km_alloc(km, (k + FN_KM_PAD) * one));
         ok = ok && (km->place_slack = fn_km_alloc(km, k * one));
@@ -120,7 +121,7 @@ static bool allocate_scan(fn_km *km) {
     }
     ok = ok && fn_km_new_families(km);
     km->space_bytes = larger(fn_km_space_bytes(km), fn_km_prepare_bytes(km));
-    km->space_bytes = larger(km->space_bytes, 64 * (size_t)km->ld * one);
+    km->space_bytes = larger(km->space_bytes, fn_km_survey_bytes(km));
     ok = ok && (km->spaces = fn_km_alloc(km, (size_t)km->most_threads * km->space_bytes));
     for (size_t j = k; ok && j < padded; j++) km->scan.half[j] = INFINITY;
     return ok;
@@ -148,6 +149,11 @@ static bool allocate(fn_km *km) {
     ok = ok && (km->moves = fn_km_alloc(km, (size_t)km->chunk_rows * sizeof *km->moves));
     ok = ok && (km->n_moves = fn_km_alloc(km, tiles * sizeof *km->n_moves));
     ok = ok && (km->tile_computed = fn_km_alloc(km, tiles * sizeof *km->tile_computed));
+    if (km->by_cluster && !km->no_sums) {
+        ok = ok && (km->begins = fn_km_alloc(km, (k + 1) * sizeof *km->begins));
+        ok = ok && (km->sorted = fn_km_alloc(km, 2 * (size_t)km->chunk_rows * sizeof *km->sorted));
+    }
+    ok = ok && (km->terms = fn_km_alloc(km, k * one));
     ok = ok && (km->tile_inertia = fn_km_alloc(km, tiles * one));
     ok = ok && (km->scratch = fn_km_alloc(km, km->scratch_stride * one * (size_t)km->most_threads));
     return ok;
@@ -203,19 +209,18 @@ fn_km *fn_km_new_rows(const fn_km_data *data, int64_t k, int threads) {
 
 void fn_km_free(fn_km *km) {
     if (!km) return;
-    void *all[] = {km->origin,       km->mean,           km->shift,       km->shift32,
-                   km->centers,      km->previous,       km->sums,        km->sums_low,
-                   km->weights,      km->weights_low,    km->members,     km->fixed,
-                   km->labels,       km->moves,          km->n_moves,     km->tile_computed,
-                   km->tile_inertia, km->center_squares, km->scratch,     km->moved,
-                   km->rounded,      km->lengths,        km->scan.coords, km->scan.packed,
-                   km->scan.half,    km->scan.slack,     km->drift,       km->drift_others,
-                   km->apart,        km->left_drift,     km->upper,       km->lower,
-                   km->rival,        km->rival_lower,    km->extra,       km->rival_extra,
-                   km->basis,        km->basis_panels,   km->basis_shift, km->projected,
-                   km->spaces,       km->panels,         km->place_half,  km->place_error,
-                   km->place_slack,  km->slot_of,        km->center_at,   km->slot_half,
-                   km->family_drift, km->family_lower};
+    void *all[] = {
+        km->origin,        km->mean,         km->shift,          km->shift32,      km->centers,
+        km->previous,      km->sums,         km->sums_low,       km->weights,      km->weights_low,
+        km->members,       km->fixed,        km->labels,         km->moves,        km->n_moves,
+        km->tile_computed, km->tile_inertia, km->center_squares, km->scratch,      km->moved,
+        km->rounded,       km->lengths,      km->scan.coords,    km->scan.packed,  km->scan.half,
+        km->scan.slack,    km->drift,        km->drift_others,   km->apart,        km->left_drift,
+        km->upper,         km->lower,        km->rival,          km->rival_lower,  km->extra,
+        km->rival_extra,   km->basis,        km->basis_panels,   km->basis_shift,  km->projected,
+        km->spaces,        km->panels,       km->place_half,     km->place_error,  km->place_slack,
+        km->slot_of,       km->center_at,    km->slot_half,      km->family_drift, km->family_lower,
+        km->sorted,        km->begins,       km->terms};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     fn_km_rows_end(&km->rows);
     fn_free(km);
@@ -305,7 +310,7 @@ static void run_tile(void *context, int tile, int thread) {
     pass *p = context;
     fn_thread_report(thread);
     if (p->summing)
-        fn_km_sum_tiles(p->km, p->km->cursor, tile, thread);
+        fn_km_sum_tiles(p->km, tile, thread);
     else
         fn_km_assign_tile(p->km, tile, thread);
 }

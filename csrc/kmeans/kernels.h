@@ -104,6 +104,10 @@ typedef struct fn_km_kernels {
     /* Those of n for which bounds - drift is not above a limit, in order; returns their number.
      * bounds and drift can be read, and `list` written, a vector beyond n. */
     int (*within)(const float *bounds, const float *drift, int n, float limit, int32_t *list);
+    /* Distances at least, from scores and |x|^2 within `error` of itself, plus `drift`: what
+     * bounds of n points to one family become. */
+    void (*family_bounds)(int n, const float *scores, const float *squares, float error,
+                          float drift, float *out);
     /* The lowest of n bounds - drift, rounded down. */
     float (*lowest_bound)(const float *bounds, const float *drift, int n);
 } fn_km_kernels;

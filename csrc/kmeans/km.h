@@ -46,17 +46,20 @@ struct fn_km {
     double *sums, *sums_low;       /* (k, d) of w (x - origin), unevaluated sum of two: no drift */
     double *weights, *weights_low; /* (k), likewise */
     int64_t *members;              /* (k): points of positive weight */
-    double *moved; /* (groups, k, d + 2): columns, weight and members moved this iteration */
-    bool no_sums;  /* labels alone are wanted */
-    bool centered; /* origin is the shift */
-    bool sliced;   /* one group, tasks are slices of columns; else a task a group */
+    double *moved;   /* (groups, k, d + 2): columns, weight and members moved this iteration */
+    bool no_sums;    /* labels alone are wanted */
+    bool centered;   /* origin is the shift */
+    bool by_cluster; /* one group; a task has some clusters: see sums.c */
+    int32_t *sorted, *begins; /* (2 chunk_rows), (k + 1): moved rows by cluster */
+    int sum_parts;            /* runs of clusters of about as many rows */
+    double *terms; /* (k): what clusters add to the inertia, then how far centres moved */
     int32_t *labels;
     bool converged; /* the last iteration moved nothing: labels belong to the centres, unless ... */
     bool relocated; /* ... empty clusters have got new ones since */
 
     /* where the current iteration is */
     int64_t chunk_rows, cursor; /* cursor: first row not assigned yet */
-    int tile_rows, groups, slice;
+    int tile_rows, groups;
     fn_km_move *moves; /* (chunk_rows): of each tile, from its first row on */
     int32_t *n_moves;  /* (tiles of a chunk) */
     int64_t *tile_computed;
@@ -105,11 +108,12 @@ struct fn_km {
     int p;
     float *basis; /* (d, p) */
     double basis_error;
-    float *basis_panels; /* where rows are projected in place: as kernel->products reads it, and */
-    double *basis_shift; /* (p): what the shift adds to such products */
-    float raw_length;    /* |shift|, by which a row may be longer than it is centred; else 0 */
-    float *projected;    /* (n, projected_ld): p coordinates, what they leave out, the error
-                         term, |x|^2 */
+    float *basis_panels; /* as kernel->products reads it */
+    double
+        *basis_shift; /* (p): where rows are projected in place, what the shift adds; else NULL */
+    float raw_length; /* |shift|, by which a row may be longer than it is centred; else 0 */
+    float *projected; /* (n, projected_ld): p coordinates, what they leave out, the error
+                      term, |x|^2 */
     int64_t projected_ld;
     char *spaces; /* per thread: see assign.c */
     size_t space_bytes;
@@ -148,6 +152,7 @@ enum {
 }; /* candidates of a block; floats past an end; rows of a register tile */
 
 void *fn_km_alloc(fn_km *km, size_t bytes);
+void fn_km_prefetch_row(const fn_km_data *data, int64_t row);
 int fn_km_threads(const fn_km *km, double ns, int phases);
 
 /* Entries of CSR: where those of a row begin; returns where they end. */
@@ -184,6 +189,7 @@ void fn_km_rows_end(fn_km_rows *rows);
 void fn_km_rows_scale(const fn_km_rows *rows, int64_t count, double *row);
 fn_status fn_km_center(fn_km *km);
 fn_status fn_km_survey(fn_km *km);
+size_t fn_km_survey_bytes(const fn_km *km);
 
 void fn_km_load(const fn_km *km, int64_t first, const int32_t *list, int count, float *out,
                 int64_t ld, double *row);
@@ -198,17 +204,19 @@ void fn_km_to_panel(const fn_km *km, int64_t k, int64_t j, const float *values, 
 double fn_km_part_error(int64_t d);
 size_t fn_km_prepare_bytes(const fn_km *km);
 bool fn_km_find_basis(fn_km *km, int p, double most_outside);
-bool fn_km_pack_basis(fn_km *km);
+bool fn_km_pack_basis(fn_km *km, bool in_place);
+float fn_km_left_out(const fn_km *km, const float *inside, double squares, double length,
+                     double more);
 float fn_km_point_error(const fn_km *km, float squares);
 void fn_km_project_rows(fn_km *km, int64_t first, int count, const float *rows,
-                        const double *squares);
+                        const double *squares, float *room);
 void fn_km_project_in_place(fn_km *km, int64_t first, int count, const double *squares,
                             float *room);
 bool fn_km_now_in_place(const fn_km *km);
 size_t fn_km_space_bytes(const fn_km *km);
 fn_km_space *fn_km_space_of(fn_km *km, int thread);
 void fn_km_project_points(const fn_km *km, const float *rows, int64_t ld, int64_t count, float *out,
-                          int64_t out_ld);
+                          int64_t out_ld, float *room);
 void fn_km_assign_tile(fn_km *km, int tile, int thread);
 
 /* families.c */
@@ -228,9 +236,9 @@ double fn_km_measure_rows(fn_km *km, int64_t first, int64_t count, double *row);
 double fn_km_measure(fn_km *km);
 
 /* sums.c */
-void fn_km_sum_tiles(fn_km *km, int64_t first, int task, int thread);
+void fn_km_sum_tiles(fn_km *km, int task, int thread);
 double fn_km_inertia_of_sums(const fn_km *km);
-int fn_km_sum_tasks(const fn_km *km);
+int fn_km_sum_tasks(fn_km *km);
 void fn_km_merge(fn_km *km);
 size_t fn_km_moved_count(const fn_km *km);
 fn_status fn_km_update(fn_km *km);

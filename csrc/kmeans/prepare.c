@@ -8,7 +8,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "gemm.h"
 #include "kmeans/km.h"
 
 enum { CENTERS = 16 }; /* of a tile */
@@ -40,47 +39,37 @@ static int prepare_next(void *context) {
 }
 
 /* Projections of `count` points (rounded, ld) less the shift, and what they leave out, as negative
- * coordinates (count, p + 2). Room: count * (p + d) floats. */
+ * coordinates (count, p + 2). Room: count * p and 2 MOST_ROWS (p + PAD) floats. */
 void fn_km_project_centers(const fn_km *km, const float *rounded, const float *lengths,
                            int64_t count, float *coords, float *room) {
     const int p = km->p, q = p + 2;
-    float *inside = room, *back = room + count * p;
-    fn_km_project_points(km, rounded, km->ld, count, inside, p);
-    fn_sgemm(false, true, count, km->d, p, inside, p, km->basis, p, 0, back, km->d);
-    for (int64_t r = 0; r < count; r++, coords += q) {
-        for (int l = 0; l < p; l++) coords[l] = -inside[r * p + l];
-        double left = 0;
-        for (int64_t c = 0; c < km->d; c++) {
-            const double gap = (double)rounded[r * km->ld + c] - (double)back[r * km->d + c];
-            left += gap * gap;
-        }
-        const double slop = (p + 8) * unit * 1.1 * sqrt((double)p) * (double)lengths[r];
-        coords[p] = -(float)(sqrt(left) + slop) * up;
+    float *inside = room;
+    fn_km_project_points(km, rounded, km->ld, count, inside, p, room + count * p);
+    for (int64_t r = 0; r < count; r++, coords += q, inside += p) {
+        const double length = (double)lengths[r];
+        for (int l = 0; l < p; l++) coords[l] = -inside[l];
+        coords[p] = -fn_km_left_out(km, inside, length * length, length, 0);
         coords[p + 1] = -lengths[r] * km->error_root * up;
     }
 }
 
 /* Add how far centres [first, end) moved outside of the projection; `room` as above, and more. */
 static void add_left_drift(fn_km *km, int64_t first, int64_t end, float *room) {
-    const int64_t d = km->d, count = end - first;
+    const int64_t d = km->d;
     const int p = km->p;
-    float *inside = room, *back = inside + CENTERS * p, *moved = back + CENTERS * d;
-    for (int64_t j = 0; j < count; j++)
+    float *inside = room, *moved = inside + CENTERS * p;
+    int64_t which[CENTERS], count = 0;
+    for (int64_t j = first; j < end; j++) {
+        if (!(km->drift[j] > 0)) continue;
         for (int64_t c = 0; c < d; c++)
-            moved[j * d + c] =
-                (float)(km->centers[(first + j) * d + c] - km->previous[(first + j) * d + c]);
-    fn_km_project_points(km, moved, d, count, inside, p);
-    fn_sgemm(false, true, count, d, p, inside, p, km->basis, p, 0, back, d);
-    for (int64_t j = 0; j < count; j++) {
-        double left = 0;
-        for (int64_t c = 0; c < d; c++) {
-            const double gap = (double)moved[j * d + c] - (double)back[j * d + c];
-            left += gap * gap;
-        }
-        const double slop = (p + 8) * unit * 1.1 * sqrt((double)p) * (double)km->drift[first + j];
-        const double sum = (double)km->left_drift[first + j] + sqrt(left) + slop;
-        km->left_drift[first + j] =
-            km->drift[first + j] > 0 ? (float)sum * up : km->left_drift[first + j];
+            moved[count * d + c] = (float)(km->centers[j * d + c] - km->previous[j * d + c]);
+        which[count++] = j;
+    }
+    fn_km_project_points(km, moved, d, count, inside, p, moved + CENTERS * d);
+    for (int64_t i = 0; i < count; i++, inside += p) {
+        const double length = (double)km->drift[which[i]];
+        const float left = fn_km_left_out(km, inside, length * length, length, 0);
+        km->left_drift[which[i]] = (km->left_drift[which[i]] + left) * up;
     }
 }
 
@@ -197,7 +186,8 @@ static void measure_apart(fn_km *km) {
 }
 
 size_t fn_km_prepare_bytes(const fn_km *km) {
-    return (size_t)CENTERS * (size_t)(km->p + 2 * km->d) * sizeof(float);
+    const size_t ends = 2 * FN_KM_MOST_ROWS * ((size_t)km->p + FN_KM_PAD);
+    return (CENTERS * (size_t)(km->p + km->d) + ends) * sizeof(float);
 }
 
 void fn_km_prepare(fn_km *km) {

@@ -196,12 +196,43 @@ double fn_km_part_error(int64_t d) {
     return (double)(d < PART ? d : PART) + (double)((d + PART - 1) / PART) + 4;
 }
 
-/* out (count, p) = rows (count, d) @ basis, in parts. */
+/* out (count, p) = rows (count, d) @ basis, in parts. Room: 2 MOST_ROWS (p + PAD) floats. */
 void fn_km_project_points(const fn_km *km, const float *rows, int64_t ld, int64_t count, float *out,
-                          int64_t out_ld) {
-    for (int64_t c = 0; c < km->d; c += PART)
-        fn_sgemm(false, false, count, km->p, km->d - c < PART ? km->d - c : PART, rows + c, ld,
-                 km->basis + c * km->p, km->p, c ? 1 : 0, out, out_ld);
+                          int64_t out_ld, float *room) {
+    const int p = km->p, lanes = km->kernel->lanes, group = km->kernel->group;
+    const int64_t width = (p + lanes - 1) / lanes * lanes;
+    float *sums = room, *part = room + group * width;
+    for (int64_t at = 0; at < count; at += group) {
+        const int n = count - at < group ? (int)(count - at) : group;
+        for (int64_t c = 0; c < km->d; c += PART) {
+            const float *x[FN_KM_MOST_ROWS];
+            for (int i = 0; i < n; i++) x[i] = rows + (at + i) * ld + c;
+            for (int l = 0; l < p; l += 2 * lanes) {
+                const int panel = fn_panel_width(p, l, lanes);
+                km->kernel->products(n, x, km->d - c < PART ? km->d - c : PART, NULL,
+                                     km->basis_panels + l * km->d + c * panel, panel, NULL,
+                                     (c ? part : sums) + l, width);
+            }
+            for (int64_t e = 0; c && e < n * width; e++) sums[e] += part[e];
+        }
+        for (int i = 0; i < n; i++)
+            memcpy(out + (at + i) * out_ld, sums + i * width, (size_t)p * sizeof *out);
+    }
+}
+
+/* What a projection of a row leaves out, at most: its length is at most `length`, of squares
+ * `squares`; the projected row was `more` longer. */
+float fn_km_left_out(const fn_km *km, const float *inside, double squares, double length,
+                     double more) {
+    const int p = km->p;
+    const double slop =
+        4 * (km->basis_error + (sqrt((double)p) * fn_km_part_error(km->d) + p) * 0x1p-24);
+    double kept[4] = {0}; /* four sums, which need not wait for each other; p is a multiple of 8 */
+    for (int l = 0; l < p; l += 4)
+        for (int i = 0; i < 4; i++) kept[i] += (double)inside[l + i] * (double)inside[l + i];
+    double left = squares - ((kept[0] + kept[1]) + (kept[2] + kept[3]));
+    left = (left > 0 ? left : 0) + slop * length * (length + more);
+    return (float)sqrt(left) * (1.0f + 0x1p-20f);
 }
 
 /* How wrong the projected score of a row may be, less the part of the centre. */
@@ -212,48 +243,39 @@ float fn_km_point_error(const fn_km *km, float squares) {
 /* Behind p coordinates: what they leave out, the error term, |x|^2. */
 static void finish_point(const fn_km *km, float *point, double squares) {
     const int p = km->p;
-    const double slop =
-        4 * (km->basis_error + (sqrt((double)p) * fn_km_part_error(km->d) + p) * 0x1p-24);
-    const double length = sqrt(squares);
-    double inside[4] = {
-        0}; /* four sums, which need not wait for each other; p is a multiple of 8 */
-    for (int l = 0; l < p; l += 4)
-        for (int i = 0; i < 4; i++) inside[i] += (double)point[l + i] * (double)point[l + i];
-    double left = squares - ((inside[0] + inside[1]) + (inside[2] + inside[3]));
-    left = (left > 0 ? left : 0) + slop * length * (length + (double)km->raw_length);
-    point[p] = (float)sqrt(left) * (1.0f + 0x1p-20f);
+    point[p] = fn_km_left_out(km, point, squares, sqrt(squares), (double)km->raw_length);
     point[p + 1] = fn_km_point_error(km, (float)squares);
     point[p + 2] = (float)squares;
 }
 
 /* Rows [first, first + count) to km->projected. */
 void fn_km_project_rows(fn_km *km, int64_t first, int count, const float *rows,
-                        const double *squares) {
+                        const double *squares, float *room) {
     const int64_t ld = km->projected_ld;
     float *out = km->projected + first * ld;
-    fn_km_project_points(km, rows, km->ld, count, out, ld);
+    fn_km_project_points(km, rows, km->ld, count, out, ld, room);
     for (int i = 0; i < count; i++) finish_point(km, out + i * ld, squares[i]);
 }
 
 /* ---- rows where they lie: columns that are zero in a register tile of rows are left out ---- */
 
-/* The basis in panels, for rows that are not centred; false if memory ends. */
-bool fn_km_pack_basis(fn_km *km) {
+/* The basis in panels; in_place: for rows that are not centred as well. False if memory ends. */
+bool fn_km_pack_basis(fn_km *km, bool in_place) {
     const int p = km->p, lanes = km->kernel->lanes;
     const int64_t d = km->d;
     km->basis_panels = fn_km_alloc(km, (size_t)(p + FN_KM_PAD) * (size_t)d * sizeof(float));
-    km->basis_shift = fn_km_alloc(km, (size_t)p * sizeof(double));
-    if (!km->basis_panels || !km->basis_shift) return false;
+    if (in_place) km->basis_shift = fn_km_alloc(km, (size_t)p * sizeof(double));
+    if (!km->basis_panels || (in_place && !km->basis_shift)) return false;
     double squares = 0;
     for (int64_t c = 0; c < d; c++) {
         squares += km->shift[c] * km->shift[c];
         for (int l = 0; l < p; l++) {
             const int width = fn_panel_width(p, l, lanes), panel = l / (2 * lanes) * (2 * lanes);
             km->basis_panels[panel * d + c * width + (l - panel)] = km->basis[c * p + l];
-            km->basis_shift[l] += km->shift[c] * (double)km->basis[c * p + l];
+            if (in_place) km->basis_shift[l] += km->shift[c] * (double)km->basis[c * p + l];
         }
     }
-    km->raw_length = (float)sqrt(squares) * (1.0f + 0x1p-20f);
+    if (in_place) km->raw_length = (float)sqrt(squares) * (1.0f + 0x1p-20f);
     return true;
 }
 

@@ -147,6 +147,12 @@ static bool finite_row(const fn_km *km, int64_t row, double *room) {
     return finite;
 }
 
+/* Room for rows, and for their projections. */
+size_t fn_km_survey_bytes(const fn_km *km) {
+    const size_t ends = 2 * FN_KM_MOST_ROWS * ((size_t)km->p + FN_KM_PAD);
+    return (SURVEY_ROWS * (size_t)km->ld + ends) * sizeof(float);
+}
+
 static int survey_next(void *context) { return ((survey *)context)->pass++ ? -1 : BLOCKS; }
 
 static void survey_run(void *context, int tile, int thread) {
@@ -172,12 +178,12 @@ static void survey_run(void *context, int tile, int thread) {
             sum[d + 1] += weight * squares[i];
         }
         if (!km->projected) continue;
-        if (km->basis_panels) {
+        if (km->basis_shift) {
             fn_km_project_in_place(km, first, count, squares, rows);
             continue;
         }
         fn_km_load(km, first, NULL, count, rows, km->ld, row);
-        fn_km_project_rows(km, first, count, rows, squares);
+        fn_km_project_rows(km, first, count, rows, squares, rows + SURVEY_ROWS * km->ld);
     }
 }
 

@@ -355,7 +355,7 @@ fn_status fn_km_seed(fn_km *km, fn_km_seeding method, uint64_t seed, int trials,
     s.coords = fn_alloc(many * q * one);
     s.packed = fn_alloc(padded * q * one);
     s.half = fn_alloc(padded * one);
-    s.room = fn_alloc(many * (q + (size_t)km->d) * one);
+    s.room = fn_alloc((many * q + 2 * FN_KM_MOST_ROWS * ((size_t)km->p + FN_KM_PAD)) * one);
     s.row = fn_alloc((size_t)km->d * sizeof(double));
     void *all[] = {s.potential, s.tile_sum, s.rows, s.picked, s.lengths,
                    s.coords,    s.packed,   s.half, s.room,   s.row};

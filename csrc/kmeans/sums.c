@@ -1,16 +1,17 @@
 /* sums.c - sums of each cluster from the points that moved, and new centres from them.
  *
  * A sum is an unevaluated pair of float64 (Knuth's two-sum), so a point that comes and goes a
- * thousand times leaves no trace. Each element is added to in the order of rows: by one task a
- * slice of columns where rows are wide, by fixed groups of tiles merged in order where they are
- * narrow.
+ * thousand times leaves no trace. Each element is added to in the order of rows: a cluster at a
+ * time where sums are large (the rows that came to it or left it are sorted out first, so its sum
+ * stays in the cache), else by fixed groups of tiles merged in order.
  */
 #include <math.h>
 #include <string.h>
 
 #include "kmeans/km.h"
 
-enum { AHEAD = 6 }; /* rows */
+/* A task has about so many rows, in columns that a sum in the first-level cache has room for. */
+enum { TASK_ROWS = 64, MOST_TASKS = 64, SLICE = 1024 };
 
 static void add(double *sum, double *low, double x) {
     const double before = *sum, after = before + x, part = after - before;
@@ -18,23 +19,100 @@ static void add(double *sum, double *low, double x) {
     *sum = after;
 }
 
-int fn_km_sum_tasks(const fn_km *km) {
-    if (km->sparse) return fn_km_sparse_tasks();
-    return km->sliced ? (int)((km->d + km->slice - 1) / km->slice) : km->groups;
+/* ---- by cluster ---- */
+
+/* The rows of the chunk from the cursor that came to or left each cluster, in order: those of
+ * cluster j are km->sorted[km->begins[j]] to km->begins[j + 1], twice the row, plus one that left.
+ */
+static void sort_moves(fn_km *km, int64_t tiles) {
+    int32_t *at = km->begins + 1, sum = 0; /* at[j]: how many; where they begin; where they end */
+    memset(km->begins, 0, ((size_t)km->k + 1) * sizeof *km->begins);
+    for (int64_t t = 0; t < tiles; t++)
+        for (int m = 0; m < km->n_moves[t]; m++) {
+            const fn_km_move *move = km->moves + t * km->tile_rows + m;
+            at[km->labels[km->cursor + move->row]]++;
+            if (move->old >= 0) at[move->old]++;
+        }
+    for (int64_t j = 0; j < km->k; j++) {
+        const int32_t count = at[j];
+        at[j] = sum;
+        sum += count;
+    }
+    for (int64_t t = 0; t < tiles; t++)
+        for (int m = 0; m < km->n_moves[t]; m++) {
+            const fn_km_move *move = km->moves + t * km->tile_rows + m;
+            km->sorted[at[km->labels[km->cursor + move->row]]++] = 2 * move->row;
+            if (move->old >= 0) km->sorted[at[move->old]++] = 2 * move->row + 1;
+        }
 }
 
-/* Columns [c0, c1) of one moved row; with column 0 its weight and membership. */
-static void move_row(const fn_km *km, int64_t index, int32_t old, int64_t c0, int64_t c1,
-                     double *sums, double *row) {
+static int64_t chunk_tiles(const fn_km *km) {
+    const int64_t left = km->n - km->cursor, rows = left < km->chunk_rows ? left : km->chunk_rows;
+    return (rows + km->tile_rows - 1) / km->tile_rows;
+}
+
+/* How many tasks add up what moved in the chunk from the cursor; they are made ready. */
+int fn_km_sum_tasks(fn_km *km) {
+    if (km->sparse) return fn_km_sparse_tasks();
+    if (!km->by_cluster) return km->groups;
+    sort_moves(km, chunk_tiles(km));
+    const int64_t moves = km->begins[km->k], parts = (moves + TASK_ROWS - 1) / TASK_ROWS;
+    km->sum_parts = (int)(parts < MOST_TASKS ? parts : MOST_TASKS);
+    return km->sum_parts * (int)((km->d + SLICE - 1) / SLICE);
+}
+
+/* Columns [c0, c1) of all rows that came to or left a cluster. */
+static void sum_cluster(const fn_km *km, int64_t j, int64_t c0, int64_t c1, double *row) {
+    double *sum = km->moved + j * (km->d + 2);
+    for (int32_t m = km->begins[j]; m < km->begins[j + 1]; m++) {
+        const int64_t index = km->cursor + (km->sorted[m] >> 1);
+        const double weight = fn_km_weight(&km->data, index);
+        if (m + 1 < km->begins[km->k])
+            fn_km_prefetch_row(&km->data, km->cursor + (km->sorted[m + 1] >> 1));
+        if (weight == 0) continue;
+        const double sign = km->sorted[m] & 1 ? -1 : 1;
+        bool wide;
+        const void *values = fn_km_peek(&km->rows, index, c0, row, &wide);
+        km->kernel->move(values, wide, km->centered ? km->origin + c0 : NULL, sign * weight,
+                         c1 - c0, sum + c0, NULL);
+        if (c0) continue;
+        sum[km->d] += sign * weight;
+        sum[km->d + 1] += sign;
+    }
+}
+
+/* The first cluster whose rows begin at or after a place. */
+static int64_t cluster_from(const fn_km *km, int64_t place) {
+    int64_t low = 0, high = km->k;
+    while (low < high) {
+        const int64_t middle = (low + high) / 2;
+        if (km->begins[middle] < place)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static void sum_clusters(fn_km *km, int task, double *row) {
+    const int64_t part = task % km->sum_parts, c0 = task / km->sum_parts * SLICE;
+    const int64_t c1 = c0 + SLICE < km->d ? c0 + SLICE : km->d, moves = km->begins[km->k];
+    const int64_t end = cluster_from(km, moves * (part + 1) / km->sum_parts);
+    for (int64_t j = cluster_from(km, moves * part / km->sum_parts); j < end; j++)
+        sum_cluster(km, j, c0, c1, row);
+}
+
+/* ---- by groups of tiles ---- */
+
+/* One moved row. */
+static void move_row(const fn_km *km, int64_t index, int32_t old, double *sums, double *row) {
     const double weight = fn_km_weight(&km->data, index);
     if (weight == 0) return;
     const int64_t d = km->d, width = d + 2;
     bool wide;
-    const void *values = fn_km_peek(&km->rows, index, c0, row, &wide);
+    const void *values = fn_km_peek(&km->rows, index, 0, row, &wide);
     double *to = sums + km->labels[index] * width, *from = old < 0 ? NULL : sums + old * width;
-    km->kernel->move(values, wide, km->centered ? km->origin + c0 : NULL, weight, c1 - c0, to + c0,
-                     from ? from + c0 : NULL);
-    if (c0) return;
+    km->kernel->move(values, wide, km->centered ? km->origin : NULL, weight, d, to, from);
     to[d] += weight;
     to[d + 1] += 1;
     if (!from) return;
@@ -42,74 +120,98 @@ static void move_row(const fn_km *km, int64_t index, int32_t old, int64_t c0, in
     from[d + 1] -= 1;
 }
 
-/* Ask for columns [c0, c1) of a dense row: the next slices lie far apart. */
-static void prefetch_row(const fn_km_data *data, int64_t index, int64_t c0, int64_t c1) {
-    if (data->indptr) return;
-    const int64_t item = data->dtype == FN_F64 ? 8 : 4;
-    const char *row = fn_km_row_start(data, index);
-    for (int64_t b = c0 * item; b < c1 * item; b += 64) __builtin_prefetch(row + b);
-}
-
-/* Task `task` of the moved rows of the chunk that begins at row `first`: a slice of columns, or a
- * group of tiles. */
-void fn_km_sum_tiles(fn_km *km, int64_t first, int task, int thread) {
+/* Task `task` of the moved rows of the chunk from the cursor. */
+void fn_km_sum_tiles(fn_km *km, int task, int thread) {
     double *row = km->scratch + (size_t)thread * km->scratch_stride;
-    const int64_t rows = km->n - first < km->chunk_rows ? km->n - first : km->chunk_rows;
-    const int64_t tiles = (rows + km->tile_rows - 1) / km->tile_rows;
-    int64_t begin = 0, end = tiles, c0 = 0, c1 = km->d;
+    const int64_t tiles = chunk_tiles(km), first = km->cursor;
     if (km->sparse) {
         fn_km_sparse_sums(km, first, tiles, task);
         return;
     }
-    double *sums = km->moved;
-    if (km->sliced) {
-        c0 = (int64_t)task * km->slice;
-        if (c0 + km->slice < c1) c1 = c0 + km->slice;
-    } else {
-        begin = tiles * task / km->groups, end = tiles * (task + 1) / km->groups;
-        sums += (int64_t)task * km->k * (km->d + 2);
+    if (km->by_cluster) {
+        sum_clusters(km, task, row);
+        return;
     }
-    for (int64_t t = begin; t < end; t++)
+    double *sums = km->moved + (int64_t)task * km->k * (km->d + 2);
+    for (int64_t t = tiles * task / km->groups; t < tiles * (task + 1) / km->groups; t++)
         for (int m = 0; m < km->n_moves[t]; m++) {
             const fn_km_move *move = km->moves + t * km->tile_rows + m;
-            if (km->sliced && m + AHEAD < km->n_moves[t])
-                prefetch_row(&km->data, first + move[AHEAD].row, c0, c1);
-            move_row(km, first + move->row, move->old, c0, c1, sums, row);
+            move_row(km, first + move->row, move->old, sums, row);
         }
 }
 
 size_t fn_km_moved_count(const fn_km *km) { return (size_t)(km->groups * km->k * (km->d + 2)); }
 
-/* Add what moved to the sums, groups in order, and clear it. */
-void fn_km_merge(fn_km *km) {
-    const int64_t d = km->d, width = d + 2;
-    for (int g = 0; g < km->groups; g++)
-        for (int64_t j = 0; j < km->k; j++) {
-            double *part = km->moved + ((int64_t)g * km->k + j) * width;
-            km->kernel->add(part, false, d, km->sums + j * d, km->sums_low + j * d);
-            add(km->weights + j, km->weights_low + j, part[d]);
-            km->members[j] += (int64_t)part[d + 1];
-        }
-    memset(km->moved, 0, fn_km_moved_count(km) * sizeof(double));
+/* ---- clusters in parallel ---- */
+
+enum { CLUSTERS = 16 }; /* of a tile */
+
+typedef struct {
+    fn_km *km;
+    void (*run)(fn_km *km, int64_t j, const void *more);
+    const void *more;
+    int tiles, pass;
+} each_cluster;
+
+static int each_next(void *context) {
+    each_cluster *e = context;
+    return e->pass++ ? -1 : e->tiles;
 }
+
+static void each_run(void *context, int tile, int thread) {
+    const each_cluster *e = context;
+    fn_thread_report(thread);
+    for (int64_t j = (int64_t)tile * CLUSTERS; j < (tile + 1) * CLUSTERS && j < e->km->k; j++)
+        e->run(e->km, j, e->more);
+}
+
+/* Something of about `ns` nanoseconds a value for every cluster. */
+static void for_each_cluster(fn_km *km, double ns, void (*run)(fn_km *km, int64_t j, const void *),
+                             const void *more) {
+    each_cluster e = {km, run, more, (int)((km->k + CLUSTERS - 1) / CLUSTERS), 0};
+    fn_parallel_run(fn_km_threads(km, (double)(km->k * km->d) * ns, 1),
+                    &(fn_work_list){each_next, each_run, &e, 1e6});
+}
+
+/* What is left of the inertia when sum |x|^2 is taken off: -2 x.c + |c|^2 of all rows of a cluster,
+ * less the shift. */
+static double term(const fn_km *km, int64_t j) {
+    const double weight = km->weights[j] + km->weights_low[j];
+    const double *centers = km->centers + j * km->d;
+    const double *sums = km->sums + j * km->d, *low = km->sums_low + j * km->d;
+    double product[4] = {0}, squares[4] = {0}; /* sums that need not wait for each other */
+    if (!km->members[j]) return 0;
+    for (int64_t c = 0; c < km->d; c++) {
+        const double center = centers[c] - km->shift[c];
+        const double moved = weight * (km->origin[c] - km->shift[c]);
+        product[c % 4] += center * (sums[c] + low[c] + moved);
+        squares[c % 4] += center * center;
+    }
+    return weight * ((squares[0] + squares[1]) + (squares[2] + squares[3])) -
+           2 * ((product[0] + product[1]) + (product[2] + product[3]));
+}
+
+/* Add what moved to the sums of a cluster, groups in order, and clear it. */
+static void merge_cluster(fn_km *km, int64_t j, const void *more) {
+    (void)more;
+    const int64_t d = km->d, width = d + 2;
+    for (int g = 0; g < km->groups; g++) {
+        double *part = km->moved + ((int64_t)g * km->k + j) * width;
+        km->kernel->add(part, false, d, km->sums + j * d, km->sums_low + j * d);
+        add(km->weights + j, km->weights_low + j, part[d]);
+        km->members[j] += (int64_t)part[d + 1];
+        memset(part, 0, (size_t)width * sizeof *part);
+    }
+    km->terms[j] = term(km, j);
+}
+
+void fn_km_merge(fn_km *km) { for_each_cluster(km, 1 + km->groups, merge_cluster, NULL); }
 
 /* Sum of w |x - c|^2 over all rows, of the labels the sums belong to, without reading a row:
  * |x|^2 - 2 x.c + |c|^2, each summed. Negative where cancellation leaves too few digits. */
 double fn_km_inertia_of_sums(const fn_km *km) {
     double sum = km->total;
-    for (int64_t j = 0; j < km->k; j++) {
-        const double weight = km->weights[j] + km->weights_low[j];
-        double product = 0, squares = 0;
-        if (!km->members[j]) continue;
-        for (int64_t c = 0; c < km->d; c++) {
-            const int64_t e = j * km->d + c;
-            const double center = km->centers[e] - km->shift[c];
-            const double moved = weight * (km->origin[c] - km->shift[c]);
-            product += center * (km->sums[e] + km->sums_low[e] + moved);
-            squares += center * center;
-        }
-        sum += weight * squares - 2 * product;
-    }
+    for (int64_t j = 0; j < km->k; j++) sum += km->terms[j];
     return sum > 1e-5 * km->total ? sum : -1;
 }
 
@@ -185,45 +287,61 @@ static void normalise(double *center, int64_t d) {
     for (int64_t c = 0; c < d; c++) center[c] *= scale;
 }
 
-/* Means of sums; a cluster without weight goes to the place of the heaviest one. */
-static void place(fn_km *km, const double *sums, const double *weights) {
-    const int64_t d = km->d;
-    int64_t heaviest = 0;
-    for (int64_t j = 1; j < km->k; j++)
-        if (weights[j] > weights[heaviest]) heaviest = j;
-    for (int64_t j = 0; j < km->k; j++) {
-        if (km->fixed[j]) continue;
-        const int64_t from = weights[j] > 0 ? j : heaviest;
-        double *center = km->centers + j * d;
-        if (!(weights[from] > 0)) continue;
-        for (int64_t c = 0; c < d; c++)
-            center[c] = km->origin[c] + sums[from * d + c] / weights[from];
-        if (km->data.cosine) normalise(center, d);
-    }
+/* What centres are made of. */
+typedef struct {
+    const double *sums, *weights; /* sums (k, d): of this iteration's centres only, or NULL */
+    int64_t heaviest;
+} material;
+
+/* The mean of a cluster; one without weight goes to the place of the heaviest. */
+static void place_cluster(fn_km *km, int64_t j, const void *more) {
+    const material *m = more;
+    const int64_t d = km->d, from = m->weights[j] > 0 ? j : m->heaviest;
+    double *center = km->centers + j * d, *before = km->previous + j * d;
+    const double weight = m->weights[from];
+    memcpy(before, center, (size_t)d * sizeof *center);
+    km->terms[j] = 0;
+    if (km->fixed[j] || !(weight > 0)) return;
+    const double *sums = (m->sums ? m->sums : km->sums) + from * d;
+    const double *low = km->sums_low + from * d;
+    for (int64_t c = 0; c < d; c++)
+        center[c] = km->origin[c] + (m->sums ? sums[c] : sums[c] + low[c]) / weight;
+    if (km->data.cosine) normalise(center, d);
+    km->terms[j] = fn_km_distance(center, before, d);
+}
+
+/* The sums and weights with rows moved to empty clusters: of the next centres only. */
+static fn_status fill_empty(const fn_km *km, int n_empty, double *sums, double *weights) {
+    for (int64_t e = 0; e < km->k * km->d; e++) sums[e] = km->sums[e] + km->sums_low[e];
+    return relocate(km, sums, weights, n_empty);
 }
 
 /* New centres from the sums of this iteration's labels; fills the record's shift. */
 fn_status fn_km_update(fn_km *km) {
-    const int64_t kd = km->k * km->d;
-    double *sums = fn_alloc((size_t)(kd + km->k) * sizeof *sums);
-    if (!sums) return FN_ENOMEM;
-    for (int64_t e = 0; e < kd; e++) sums[e] = km->sums[e] + km->sums_low[e];
-    int n_empty = 0;
+    const size_t k = (size_t)km->k, kd = k * (size_t)km->d;
+    double *weights = fn_alloc(k * sizeof *weights), *sums = NULL;
+    if (!weights) return FN_ENOMEM;
+    fn_status status = FN_OK;
+    int64_t n_empty = 0;
     for (int64_t j = 0; j < km->k; j++) {
-        sums[kd + j] = km->members[j] ? km->weights[j] + km->weights_low[j] : 0;
+        weights[j] = km->members[j] ? km->weights[j] + km->weights_low[j] : 0;
         n_empty += !km->members[j] && !km->fixed[j];
     }
     km->relocated = n_empty > 0;
-    if (n_empty > km->n) n_empty = (int)km->n;
-    const fn_status status = n_empty ? relocate(km, sums, sums + kd, n_empty) : FN_OK;
-    if (status == FN_OK) {
-        memcpy(km->previous, km->centers, (size_t)kd * sizeof *sums);
-        place(km, sums, sums + kd);
-        km->record.shift = 0;
-        for (int64_t j = 0; j < km->k; j++)
-            km->record.shift +=
-                fn_km_distance(km->centers + j * km->d, km->previous + j * km->d, km->d);
+    if (n_empty > km->n) n_empty = km->n;
+    if (n_empty) {
+        sums = fn_alloc(kd * sizeof *sums);
+        status = sums ? fill_empty(km, (int)n_empty, sums, weights) : FN_ENOMEM;
     }
+    if (status == FN_OK) {
+        material m = {sums, weights, 0};
+        for (int64_t j = 1; j < km->k; j++)
+            if (weights[j] > weights[m.heaviest]) m.heaviest = j;
+        for_each_cluster(km, 2, place_cluster, &m);
+        km->record.shift = 0;
+        for (int64_t j = 0; j < km->k; j++) km->record.shift += km->terms[j];
+    }
+    fn_free(weights);
     fn_free(sums);
     return status;
 }
