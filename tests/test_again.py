@@ -182,3 +182,24 @@ def test_few_bytes_are_kept(level, always_thread):
     assert "again" in text
     with fn.threads(8):
         assert plan_of(built("pictures"), 64).schedule() == text
+
+
+def test_an_allocation_that_fails_is_a_memory_error(again):
+    """Each one in turn; afterwards the plan is what it would have been."""
+    again("always")
+    net = built("branches")
+
+    def schedule():
+        net._plans.clear()
+        return plan_of(net, 9).schedule()
+
+    start = _core.fail_allocation(-1)
+    want = schedule()
+    assert "again" in want
+    needed = _core.fail_allocation(-1) - start
+    for i in range(needed):
+        _core.fail_allocation(i)
+        with pytest.raises(MemoryError):
+            schedule()
+    _core.fail_allocation(needed)  # one more than are made
+    assert schedule() == want

@@ -37,6 +37,12 @@ static float *pattern_of(const fn_call *call, const fn_op *op, int which, int64_
     return lane_of(call, op, call->plan->lanes, 0, stride) + which * stride;
 }
 
+/* Where the next vector of a row begins in a pattern; `step` is LANES % channels. */
+FN_INLINE int64_t next(int64_t at, int64_t step, int64_t channels) {
+    at += step;
+    return at >= channels ? at - channels : at;
+}
+
 static void repeat(float *pattern, int64_t channels) {
     for (int64_t i = channels; i < channels + LANES; i++) pattern[i] = pattern[i - channels];
 }
@@ -159,15 +165,13 @@ static void forward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const float *factor = train ? pattern_of(call, op, FACTOR, stride)
                                 : moving_patterns(call, op, tile, channels, stride);
     const float *shift = factor + stride;
+    const int64_t step = LANES % channels;
     for (int r = tile.r0; r < tile.r1; r++) {
         const float *x = fn_row(call, tile, op->in[0], r);
         float *y = fn_row(call, tile, op->out[0], r);
         int64_t at = tile.c0 % channels;
-        for (int64_t i = tile.c0; i < end; i += LANES) {
+        for (int64_t i = tile.c0; i < end; i += LANES, at = next(at, step, channels))
             v_store(y + i, v_fma(v_load(x + i), v_load(factor + at), v_load(shift + at)));
-            at += LANES;
-            if (at >= channels) at %= channels;
-        }
     }
 }
 
@@ -227,7 +231,7 @@ static void merge_back(const fn_call *call, const fn_op *op, fn_tile tile) {
 
 static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int64_t channels = channels_of(call->plan, op), stride = stride_of(channels);
-    const int64_t cols = call->plan->buffers[op->in[0]].cols;
+    const int64_t cols = call->plan->buffers[op->in[0]].cols, step = LANES % channels;
     const float *slope = pattern_of(call, op, SLOPE, stride),
                 *pull = pattern_of(call, op, PULL, stride),
                 *push = pattern_of(call, op, PUSH, stride),
@@ -237,12 +241,10 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
                     *dy = fn_gradient_row(call, tile, op->out[0], r);
         float *dx = fn_gradient_row(call, tile, op->in[0], r);
         int64_t at = 0;
-        for (int64_t i = 0; i < cols; i += LANES) {
+        for (int64_t i = 0; i < cols; i += LANES, at = next(at, step, channels)) {
             const vf rest =
                 v_fma(v_load(x + i) - v_load(mean + at), v_load(pull + at), v_load(push + at));
             v_store(dx + i, v_fma(v_load(dy + i), v_load(slope + at), rest));
-            at += LANES;
-            if (at >= channels) at %= channels;
         }
         /* PUSH does not vanish where dy does: padding would train the padding of weights before */
         for (int64_t i = cols; i % LANES; i++) dx[i] = 0;
