@@ -18,7 +18,7 @@
 #include "internal.h"
 
 enum {
-    MOST_PASSES = 5, /* that one value may take */
+    MOST_PASSES = 4, /* that one value may take */
     MOST_TRIES = 64,
     KEPT = 32 * 1024 * 1024 /* bytes that are kept without a thought: see architecture.md */
 };
