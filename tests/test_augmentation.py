@@ -7,7 +7,7 @@ import pytest
 import reference as ref
 import reference_augment as augment
 from engine import U, assert_within
-from test_ops import cases_of, not_near_zero, samples, through
+from op_cases import cases_of, not_near_zero, samples, through
 
 import fastnet as fn
 from fastnet import _core, datasets, layers, losses

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import reference as ref
 from engine import Net, U, assert_within
+from op_cases import cases_of, not_near_zero, through
 from test_image_ops import run_case
-from test_ops import cases_of, not_near_zero, through
 
 pytestmark = pytest.mark.usefixtures("always_thread")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import reference as ref
 from engine import U, assert_within, rowwise
-from test_ops import THREADS, cases_of, not_near_zero, samples
+from op_cases import THREADS, cases_of, not_near_zero, samples
 
 from fastnet import _core
 

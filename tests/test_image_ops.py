@@ -8,7 +8,7 @@ import pytest
 import reference as ref
 import reference_images as ref_images
 from engine import Net, U, assert_within, dense, single
-from test_ops import cases_of, not_near_zero, samples, through
+from op_cases import cases_of, not_near_zero, samples, through
 
 from fastnet import _core
 

@@ -1,9 +1,10 @@
 """What tests of networks and training share: small networks and data, comparisons of bits."""
 
 import numpy as np
+import pytest
 
 import fastnet as fn
-from fastnet import layers
+from fastnet import layers, optimizers
 
 
 def rows(n=37, features=5, seed=0):
@@ -50,3 +51,30 @@ def digest(net):
 def assert_close(a, b, rtol=1e-5, atol=1e-6):
     for left, right in zip(a.get_weights(), b.get_weights(), strict=True):
         np.testing.assert_allclose(left, right, rtol=rtol, atol=atol)
+
+
+OPTIMIZERS = {
+    "sgd": optimizers.SGD(0.1),
+    "momentum": optimizers.SGD(0.1, momentum=0.9),
+    "nesterov": optimizers.SGD(0.1, momentum=0.9, nesterov=True),
+    "adam": optimizers.Adam(0.01),
+    "adamw": optimizers.AdamW(0.01),
+    "rmsprop": optimizers.RMSprop(0.01),
+    "rmsprop_momentum": optimizers.RMSprop(0.01, momentum=0.8),
+    "adagrad": optimizers.Adagrad(0.1),
+    "limits": optimizers.SGD(0.1, l1=1e-3, l2=1e-2, weight_decay=0.1, clipvalue=0.02),
+    "clipnorm": optimizers.Adam(0.01, global_clipnorm=0.1),
+}
+each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+
+def trained(net, x, y, **options):
+    options = {"loss": "cross_entropy", "optimizer": "adam", "seed": 5, **options}
+    net.fit(x, y, **options)
+    return digest(net)
+
+
+def chain(net):
+    """Weights in float64 and activations, as the reference takes them."""
+    weights = [w.astype(np.float64) for w in net.get_weights()]
+    return weights, [layer.activation for layer in net.layers if hasattr(layer, "activation")]
