@@ -242,8 +242,9 @@ enum {
 /* What was lost in waits and not made up for since. Two threads gain at most half the time of one,
  * so a fourth of the time in waits still pays; n threads have more to gain. */
 static uint64_t lost(uint64_t now, int threads) {
-    const uint64_t ns = atomic_load(&lost_ns), since = now - atomic_load(&lost_at),
-                   made_up = since * (unsigned)(threads - 1) / (2 * (unsigned)threads);
+    const uint64_t ns = atomic_load(&lost_ns), noted = atomic_load(&lost_at),
+                   since = now > noted ? now - noted : 0, /* another thread may have been later */
+        made_up = since * (unsigned)(threads - 1) / (2 * (unsigned)threads);
     return ns > made_up ? ns - made_up : 0;
 }
 
