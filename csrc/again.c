@@ -195,13 +195,18 @@ static bool choose(again *a) {
 
 static void put(again *a, int p, int job, bool once_more);
 
-/* What a pass reads is where it looks for it, once passes that make it again are put in. */
+/* Puts in the passes that make v again, where the tile has not got it. */
 static void provide(again *a, int v, int job) {
     const value *x = &a->values[v];
     const content *has = &a->contents[memory_of(a->plan, v)];
-    if (x->pass < 0) return; /* from a source, or Python */
     if (x->again && (has->job != job || has->value != v)) put(a, x->pass, job, true);
-    if (has->value != v || (has->job != job && !is_kept(x))) a->wrong = memory_of(a->plan, v);
+}
+
+/* Whether a pass of the job finds v, unless it is from a source, or Python. */
+static bool finds(const again *a, int v, int job) {
+    const value *x = &a->values[v];
+    const content *has = &a->contents[memory_of(a->plan, v)];
+    return x->pass < 0 || (has->value == v && (has->job == job || is_kept(x)));
 }
 
 static void put(again *a, int p, int job, bool once_more) {
@@ -210,8 +215,9 @@ static void put(again *a, int p, int job, bool once_more) {
     const int n = fn_touches(plan, &plan->passes[p], list);
     for (int i = 0; i < n && !a->failed; i++)
         if (!list[i].write) provide(a, value_of(plan, &list[i]), job);
-    for (int i = 0; i < n; i++) {
+    for (int i = 0; i < n; i++) { /* reads are listed first */
         const int v = value_of(plan, &list[i]);
+        if (!list[i].write && !finds(a, v, job)) a->wrong = memory_of(plan, v);
         if (!list[i].write) continue;
         a->contents[memory_of(plan, v)].value = v;
         a->contents[memory_of(plan, v)].job = job;
