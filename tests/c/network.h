@@ -224,8 +224,11 @@ static inline void number_backwards(maker *m, const spec *s) {
 
 /* A finished plan, or NULL (with the status in `status`, unless that is NULL). */
 static inline fn_plan *make_plan(const spec *s, int *outputs, fn_status *status) {
-    const fn_plan_options options = {s->mode, s->update, s->gemm, s->max_rows,
-                                     s->lanes ? s->lanes : 1};
+    const fn_plan_options options = {.mode = s->mode,
+                                     .update = s->update,
+                                     .gemm = s->gemm,
+                                     .max_rows = s->max_rows,
+                                     .lanes = s->lanes ? s->lanes : 1};
     maker m = {.plan = fn_plan_new(&options)};
     fn_status result = FN_ENOMEM;
     if (m.plan) {

@@ -11,7 +11,7 @@
     CHECK((call) < 0 && strstr(fn_plan_error(plan), text), "says '%s'", fn_plan_error(plan))
 
 static fn_plan *empty_plan(fn_mode mode, int max_rows) {
-    const fn_plan_options options = {mode, FN_UPDATE_FUSED, FN_GEMM_AUTO, max_rows, 1};
+    const fn_plan_options options = {.mode = mode, .max_rows = max_rows, .lanes = 1};
     return fn_plan_new(&options);
 }
 
@@ -43,7 +43,7 @@ static void refuse_finish(fn_plan *plan, const char *text, int line) {
 static void options_and_sizes(void) {
     CHECK(!empty_plan(FN_TRAIN, 0) && !empty_plan(FN_TRAIN, -1) && !empty_plan(FN_TRAIN, INT_MIN));
     for (int lanes = -1; lanes < 1; lanes++) {
-        const fn_plan_options options = {FN_TRAIN, FN_UPDATE_FUSED, FN_GEMM_AUTO, 1, lanes};
+        const fn_plan_options options = {.mode = FN_TRAIN, .max_rows = 1, .lanes = lanes};
         CHECK(!fn_plan_new(&options));
     }
     fn_plan *plan = empty_plan(FN_TRAIN, 8);

@@ -85,7 +85,7 @@ static void any_allocation_may_fail(void) {
 /* A call that failed for want of memory changed nothing: it may be made again. */
 static void calls_may_be_repeated(void) {
     const spec s = {.widths = {7, 9, 11, 9, 5, 3}, .mode = FN_TRAIN, .max_rows = 4};
-    const fn_plan_options options = {FN_TRAIN, FN_UPDATE_FUSED, FN_GEMM_AUTO, 4, 1};
+    const fn_plan_options options = {.mode = FN_TRAIN, .max_rows = 4, .lanes = 1};
     data d = make_data(ROWS, 7, 3);
     for (int fail = 0; fail < 12; fail++) {
         maker m = {.plan = fn_plan_new(&options)};
