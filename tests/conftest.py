@@ -5,7 +5,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from course import regression  # noqa: F401 (a fixture)
+from commands import bad, digits, flowers, prices, run  # noqa: F401 (fixtures)
+from course import regression  # noqa: F401
+from servers import cache, server  # noqa: F401
 
 from fastnet import _core
 

@@ -8,7 +8,6 @@ import shutil
 
 import numpy as np
 import pytest
-from test_cli import bad, run  # noqa: F401
 
 import fastnet as fn
 from fastnet import datasets, zoo
@@ -54,7 +53,7 @@ def accuracy(text, what):
 
 
 @pytest.mark.parametrize("arch", ["lenet", "cnn"])
-def test_convolutional_networks_learn_the_digits(run, arch):  # noqa: F811
+def test_convolutional_networks_learn_the_digits(run, arch):
     code, out, err = run("train", "--arch", arch, "--epochs", 8, "--augment")
     assert (code, err) == (0, "")
     first = {"lenet": "8 x 8 -> 8@5x5 relu -> pool 2x2 -> 16@5x5 relu",
@@ -66,7 +65,7 @@ def test_convolutional_networks_learn_the_digits(run, arch):  # noqa: F811
     assert run("evaluate", "digits.safetensors")[0] == 0
 
 
-def test_architecture_takes_widths(run):  # noqa: F811
+def test_architecture_takes_widths(run):
     options = ("--arch", "lenet", "--hidden", "30,20", "--dropout", 0, "--epochs", 1)
     code, out, _ = run("train", *options)
     assert code == 0
@@ -75,7 +74,7 @@ def test_architecture_takes_widths(run):  # noqa: F811
 
 
 @pytest.mark.parametrize("arch", ["mlp", "lenet", "cnn"])
-def test_few_drawings_on_white_are_learned(run, arch, tmp_path, monkeypatch):  # noqa: F811
+def test_few_drawings_on_white_are_learned(run, arch, tmp_path, monkeypatch):
     """Three classes of ten: as values from 0 to 1 they stayed near chance, 33 %, for long."""
     monkeypatch.setenv("FASTNET_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(1)
@@ -92,7 +91,7 @@ def test_few_drawings_on_white_are_learned(run, arch, tmp_path, monkeypatch):  #
     assert load("few.safetensors").layers[1].offset == -1
 
 
-def test_a_folder_of_pictures_from_training_to_prediction(run, shapes, tmp_path):  # noqa: F811
+def test_a_folder_of_pictures_from_training_to_prediction(run, shapes, tmp_path):
     code, out, err = run("train", "--data", shapes, "--arch", "lenet", "--image-size", "16",
                          "--epochs", 20)  # fmt: skip
     assert (code, err) == (0, "")
@@ -117,7 +116,7 @@ def test_a_folder_of_pictures_from_training_to_prediction(run, shapes, tmp_path)
     assert run("show", shapes, "--model", model, "--wrong", "--count", 1)[0] in (0, 2)
 
 
-def test_a_picture_is_prepared_as_the_folder_was(run, shapes):  # noqa: F811
+def test_a_picture_is_prepared_as_the_folder_was(run, shapes):
     """Prediction of a file equals that of its row in the data set."""
     options = ("--image-size", "12x10", "--color", "grayscale", "--epochs", 2, "-q")
     assert run("train", "--data", shapes, *options)[0] == 0
@@ -131,7 +130,7 @@ def test_a_picture_is_prepared_as_the_folder_was(run, shapes):  # noqa: F811
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-def test_another_folder_is_all_new(run, shapes):  # noqa: F811
+def test_another_folder_is_all_new(run, shapes):
     options = ("--image-size", "12", "--epochs", 1, "-q")
     assert run("train", "--data", shapes, *options)[0] == 0
     assert "12 test images" in run("evaluate", "shapes.safetensors", "--data", shapes)[1]
@@ -144,7 +143,7 @@ def test_another_folder_is_all_new(run, shapes):  # noqa: F811
     assert len(answers) == 60
 
 
-def test_damaged_pictures_are_a_note(run, shapes):  # noqa: F811
+def test_damaged_pictures_are_a_note(run, shapes):
     (shapes / "disk" / "broken.png").write_bytes(b"?")
     code, _, err = run("train", "-q", "--data", shapes, "--image-size", 8, "--epochs", 1)
     assert code == 0
@@ -161,11 +160,11 @@ def test_damaged_pictures_are_a_note(run, shapes):  # noqa: F811
         (["predict", "--prepare", "x", "a.png"], "--prepare: invalid choice: 'x'"),
     ],
 )
-def test_wrong_usage(bad, argv, message):  # noqa: F811
+def test_wrong_usage(bad, argv, message):
     assert re.search(message, bad(*argv))
 
 
-def test_tables_have_no_convolutions(bad, tmp_path):  # noqa: F811
+def test_tables_have_no_convolutions(bad, tmp_path):
     table = tmp_path / "t.csv"
     table.write_text("a,b,c\n" + "1,2,x\n3,4,y\n" * 10)
     assert "--arch cnn is for images" in bad("train", "--data", table, "--arch", "cnn")
@@ -190,7 +189,7 @@ def drawings(fastnet_data):
 
 
 @pytest.mark.parametrize("dark", [True, False])
-def test_drawings_are_read_by_the_network_that_comes_along(run, drawings, dark):  # noqa: F811
+def test_drawings_are_read_by_the_network_that_comes_along(run, drawings, dark):
     x, y = drawings
     rng = np.random.default_rng(2)
     for i, image in enumerate(x):
@@ -203,14 +202,14 @@ def test_drawings_are_read_by_the_network_that_comes_along(run, drawings, dark):
     assert np.mean(np.array(said) == y) > 0.96
 
 
-def test_a_blank_page_is_no_digit(run):  # noqa: F811
+def test_a_blank_page_is_no_digit(run):
     PIL.fromarray(np.full((40, 30), 250, np.uint8)).save("blank.png")
     code, out, err = run("predict", "blank.png")
     assert (code, out) == (2, "")
     assert "error: blank.png: nothing is drawn there" in err
 
 
-def test_prepare_says_how(run, drawings):  # noqa: F811
+def test_prepare_says_how(run, drawings):
     x, _ = drawings
     PIL.fromarray(page(x[0])).save("a.png")
     model = str(zoo.path("mnist-cnn"))
@@ -225,7 +224,7 @@ def test_prepare_says_how(run, drawings):  # noqa: F811
     assert len(set(scores.values())) == 4
 
 
-def test_any_first_word_that_is_no_data_is_the_model(run, bad):  # noqa: F811
+def test_any_first_word_that_is_no_data_is_the_model(run, bad):
     net = fn.Sequential([fn.layers.Input(3), fn.layers.Dense(2, "softmax")], seed=0)
     net.save("net")
     assert run("predict", "net", "1,2,3")[0] == 0
