@@ -121,6 +121,11 @@ def trained(net, threads, lanes=1, n=23, **options):
     return b"".join(w.tobytes() for w in net.get_weights())
 
 
+def squares(y_true, y_pred):
+    d = y_pred - y_true
+    return np.mean(d**2), 2 * d / d.size
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_same_bits(level, always_thread, again, name):
     again("never")
@@ -203,3 +208,19 @@ def test_an_allocation_that_fails_is_a_memory_error(again):
             schedule()
     _core.fail_allocation(needed)  # one more than are made
     assert schedule() == want
+
+
+def test_the_same_bits_with_a_loss_in_python(level, always_thread, again):
+    """The run stops between the chains forward and back."""
+    digests = set()
+    for how, threads in (("never", 1), ("always", 1), ("always", 3)):
+        again(how)
+        net = small("residual")
+        x, y = rows(23, net.input_shape, seed=4)
+        trainer = fn.Trainer(net, loss=squares, optimizer=fn.optimizers.Adam(0.003))
+        with fn.threads(threads):
+            trainer.fit(x, np.eye(4)[y], batch_size=9, epochs=2, seed=3, progress=False)
+        (lowered,) = (p for r, p in net._plans.items() if r.mode == "train")
+        assert ("again" in lowered.plan.schedule()) == (how == "always")
+        digests.add(b"".join(w.tobytes() for w in net.get_weights()))
+    assert len(digests) == 1
