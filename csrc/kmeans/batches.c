@@ -89,7 +89,7 @@ static double normalised(double *center, int64_t d) {
  */
 static double move_center(const fn_km *km, int64_t j, double *center, double *count, double *row) {
     const int64_t d = km->d, width = d + 2;
-    double *sum = km->moved + j * width, shift = 0;
+    double *sum = km->moved + j * width;
     for (int g = 1; g < km->groups; g++)
         for (int64_t c = 0; c <= d; c++) sum[c] += sum[g * km->k * width + c];
     const double got = sum[d], before = *count;
@@ -99,10 +99,8 @@ static double move_center(const fn_km *km, int64_t j, double *center, double *co
     for (int64_t c = 0; c < d; c++)
         row[c] = (center[c] * before + (sum[c] + got * km->origin[c])) * share;
     if (km->data.cosine && !(normalised(row, d) > 0)) return 0;
-    for (int64_t c = 0; c < d; c++) {
-        shift += (row[c] - center[c]) * (row[c] - center[c]);
-        center[c] = row[c];
-    }
+    const double shift = fn_km_distance(row, center, d);
+    memcpy(center, row, (size_t)d * sizeof *row);
     return shift;
 }
 

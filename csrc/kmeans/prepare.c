@@ -82,17 +82,47 @@ static void pack(fn_km_scan *scan, int64_t first, int64_t end) {
                 scan->coords[j * q + l];
 }
 
+typedef double vd __attribute__((vector_size(32)));
+typedef int64_t vl __attribute__((vector_size(32)));
+typedef double vd_loose __attribute__((vector_size(32), aligned(8), may_alias));
+typedef float vh_loose __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* Sums over the columns of a centre less the shift. */
+typedef struct {
+    double squares, along, apart; /* of c c, of c shift, of |c shift| */
+} lengths;
+
+/* rounded = center - shift. */
+static lengths take_shift(const double *center, const double *shift, int64_t d, float *rounded) {
+    vd squares = {0}, along = {0}, apart = {0};
+    int64_t c = 0;
+    for (; c + 4 <= d; c += 4) {
+        const vd s = *(const vd_loose *)(shift + c), x = *(const vd_loose *)(center + c) - s;
+        *(vh_loose *)(rounded + c) = __builtin_convertvector(x, vh_loose);
+        const vd product = x * s;
+        squares += x * x;
+        along += product;
+        apart += (vd)((vl)product & INT64_MAX);
+    }
+    lengths sums = {(squares[0] + squares[2]) + (squares[1] + squares[3]),
+                    (along[0] + along[2]) + (along[1] + along[3]),
+                    (apart[0] + apart[2]) + (apart[1] + apart[3])};
+    for (; c < d; c++) {
+        const double x = center[c] - shift[c];
+        rounded[c] = (float)x;
+        sums.squares += x * x;
+        sums.along += x * shift[c];
+        sums.apart += fabs(x * shift[c]);
+    }
+    return sums;
+}
+
 /* Centre j for rows that are not centred: x.c = (x - shift).c + shift.c, the last of which is part
  * of `half`. Products of m columns that are not zero are wrong by (m + 16) units of |x| |c|;
  * place_error is that for all of them. */
-static void place_center(fn_km *km, int64_t j) {
-    const double *center = km->centers + j * km->d;
-    double half = 0, terms = 0;
-    for (int64_t c = 0; c < km->d; c++) {
-        const double x = center[c] - km->shift[c];
-        half += x * (0.5 * x + km->shift[c]);
-        terms += fabs(x) * (0.5 * fabs(x) + fabs(km->shift[c]));
-    }
+static void place_center(fn_km *km, int64_t j, const lengths *sums) {
+    const double half = 0.5 * sums->squares + sums->along,
+                 terms = 0.5 * sums->squares + sums->apart;
     const double bias = 1.1 * (16 * unit * fabs(half) + terms * (double)(km->d + 4) * 0x1p-52);
     km->place_half[j] = (float)half - ((float)bias * up + 1e-36f);
     km->place_slack[j] = 2.5f * ((float)bias * up + 1e-36f);
@@ -115,15 +145,11 @@ static void prepare_run(void *context, int tile, int thread) {
     for (int64_t j = first; j < end; j++) {
         const double *center = km->centers + j * d;
         float *rounded = km->rounded + j * km->ld;
-        double squares = 0;
-        for (int64_t c = 0; c < d; c++) {
-            const double x = center[c] - km->shift[c];
-            rounded[c] = (float)x;
-            squares += x * x;
-        }
+        const lengths sums = take_shift(center, km->shift, d, rounded);
+        const double squares = sums.squares;
         km->lengths[j] = (float)sqrt(squares) * up;
         const float half = (float)(0.5 * squares), bias = half * km->half_error + 1e-36f;
-        if (km->place_half) place_center(km, j);
+        if (km->place_half) place_center(km, j, &sums);
         if (km->sparse) {
             km->center_squares[j] = squares;
             fn_km_sparse_center(km, j);
