@@ -17,6 +17,7 @@ struct fn_km_batches {
     fn_km *km; /* made for the first batch, or for each: see open_batch */
     bool each;
     int64_t count;        /* of the last batch */
+    double inertia;       /* its, before the centres moved */
     bool all;             /* it was all rows, in order */
     int64_t *picked;      /* (rows): its rows */
     int64_t *doubtful;    /* (rows): places in the batch where bounds do not tell ... */
@@ -120,7 +121,7 @@ fn_status fn_km_learn(fn_km_batches *b, const int64_t *picked, int64_t count, do
     memcpy(b->labels, km->labels, (size_t)count * sizeof *b->labels);
     km->gaps = NULL, km->distances = NULL;
     if (km->not_finite) return FN_EINPUT;
-    *inertia = km->record.inertia;
+    *inertia = b->inertia = km->record.inertia;
     *shift = 0;
     for (int64_t j = 0; j < b->k; j++)
         *shift += move_center(km, j, centers + j * km->d, counts + j, km->scratch);
@@ -176,6 +177,48 @@ static fn_km *assign_again(fn_km_batches *b, const double *centers, const int64_
     return km;
 }
 
+/* What the inertia of the batch becomes when centres move from km->centers to `centers` and labels
+ * stay: sums tell, as |x - e|^2 = |x - c|^2 - 2 (e - c).(x - c) + |e - c|^2. */
+static double moved_inertia(const fn_km_batches *b, const double *centers) {
+    const fn_km *km = b->km;
+    double total = b->inertia;
+    for (int64_t j = 0; j < b->k; j++) {
+        const double *sum = km->moved + j * (km->d + 2), weight = sum[km->d];
+        const double *from = km->centers + j * km->d, *to = centers + j * km->d;
+        if (!(weight > 0)) continue;
+        vd part = {0};
+        int64_t c = 0;
+        for (; c + 4 <= km->d; c += 4) {
+            const vd before = *(const vd_loose *)(from + c);
+            const vd apart = *(const vd_loose *)(km->origin + c) - before;
+            const vd move = *(const vd_loose *)(to + c) - before;
+            part += move * (*(const vd_loose *)(sum + c) + weight * apart);
+        }
+        double product = fn_km_sum4(part);
+        for (; c < km->d; c++)
+            product += (to[c] - from[c]) * (sum[c] + weight * (km->origin[c] - from[c]));
+        total += weight * fn_km_distance(to, from, km->d) - 2 * product;
+    }
+    return total;
+}
+
+/* The doubtful rows get labels for `centers`; returns by how much the inertia becomes another. */
+static double settle_doubtful(fn_km_batches *b, const double *centers, int64_t n) {
+    const fn_km *km = b->km;
+    const int64_t d = km->d;
+    double change = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t *label = b->labels + b->doubtful[i], now = km->labels[i];
+        if (now == *label) continue;
+        fn_km_row(&km->rows, i, km->scratch);
+        change += fn_km_weight(&b->data, b->doubtful[i]) *
+                  (fn_km_distance(km->scratch, centers + now * d, d) -
+                   fn_km_distance(km->scratch, centers + *label * d, d));
+        *label = now;
+    }
+    return change;
+}
+
 fn_status fn_km_relabel(fn_km_batches *b, const double *centers, int32_t *labels, double *inertia) {
     const size_t bytes = (size_t)b->count * sizeof *labels;
     const int64_t *all = b->all ? NULL : b->picked;
@@ -190,10 +233,12 @@ fn_status fn_km_relabel(fn_km_batches *b, const double *centers, int32_t *labels
     measure_drift(b, centers);
     const int64_t n = find_doubtful(b);
     for (int64_t i = 0; i < n; i++) b->rows_left[i] = b->picked[b->doubtful[i]];
+    const double stays = moved_inertia(b, centers);
     assign_again(b, centers, b->rows_left, n);
-    for (int64_t i = 0; i < n; i++) b->labels[b->doubtful[i]] = km->labels[i];
+    *inertia = stays + settle_doubtful(b, centers, n);
     memcpy(labels, b->labels, bytes);
+    if (*inertia > 1e-4 * b->inertia) return FN_OK;
     memcpy(open_batch(b, all, b->count)->labels, labels, bytes);
-    *inertia = fn_km_measure(km);
+    *inertia = fn_km_measure(km); /* differences leave too few digits */
     return FN_OK;
 }

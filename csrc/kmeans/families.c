@@ -23,8 +23,10 @@ typedef struct fn_km_visitor {
     int at;           /* within the tile */
     float top, upper; /* score to the own centre, and distance, at most */
     float squares;    /* |x|^2 */
-    int32_t newest;   /* the last of its candidates in `found`, or -1 */
-    int candidates;   /* -1: too many, or numbers too large: decided in float64 */
+    const float *point;
+    int32_t slot;   /* of the own centre */
+    int32_t newest; /* the last of its candidates in `found`, or -1 */
+    int candidates; /* -1: too many, or numbers too large: decided in float64 */
     bool stays;
     bool apart; /* the rival has its own bound, and is of no family that is scored */
 } visitor;
@@ -199,6 +201,8 @@ static void enter(job *w, int i, int at, int *used) {
     const int32_t a = km->labels[row], rival = km->rival[row];
     *v = (visitor){.at = at, .newest = -1, .upper = km->upper[row], .apart = rival != a};
     v->squares = point[km->p + 2];
+    v->point = point;
+    v->slot = km->slot_of[a];
     if (!(v->squares < FN_KM_LARGE)) {
         v->candidates = -1;
         return;
@@ -234,8 +238,8 @@ static void score_panel(job *w, int64_t slot, const uint8_t *queue, int count, f
         uint32_t below[FN_KM_MOST_ROWS];
         for (int i = 0; i < rows; i++) {
             const visitor *v = s->visitors + queue[first + i];
-            const int64_t row = w->first + v->at, there = km->slot_of[km->labels[row]] - slot;
-            x[i] = km->projected + row * km->projected_ld;
+            const int64_t there = v->slot - slot;
+            x[i] = v->point;
             tops[i] = v->top;
             own[i] = there >= 0 && there < panel ? (int32_t)there : -1;
         }
@@ -259,10 +263,13 @@ static void score_family(job *w, int f, int *used) {
     const uint8_t *queue = s->queues + f * FN_KM_VISITORS;
     const int64_t first = f * km->family_slots, end = first + km->family_slots;
     float rest[FN_KM_VISITORS], squares[FN_KM_VISITORS], bounds[FN_KM_VISITORS];
-    for (int i = 0; i < FN_KM_VISITORS; i++) rest[i] = INFINITY, squares[i] = 0;
+    for (int i = 0; i < count; i++) {
+        rest[i] = INFINITY;
+        squares[i] = s->visitors[queue[i]].squares;
+    }
+    for (int i = count; i % FN_KM_MOST_BLOCK; i++) rest[i] = squares[i] = 0; /* whole vectors */
     for (int64_t slot = first; slot < end && slot < km->k; slot += panel)
         score_panel(w, slot, queue, count, rest, used);
-    for (int i = 0; i < count; i++) squares[i] = s->visitors[queue[i]].squares;
     km->kernel->family_bounds(count, rest, squares, km->square_error, km->family_drift[f], bounds);
     for (int i = 0; i < count; i++) {
         const int64_t row = w->first + s->visitors[queue[i]].at;

@@ -8,6 +8,12 @@
 #include "kmeans/kernels.h"
 #include "parallel.h"
 
+/* Four columns in float64, where it is not worth a kernel of each level. */
+typedef double vd __attribute__((vector_size(32)));
+typedef double vd_loose __attribute__((vector_size(32), aligned(8), may_alias));
+
+static inline double fn_km_sum4(vd x) { return (x[0] + x[2]) + (x[1] + x[3]); }
+
 /* How scores of a block are found: see assign.c. */
 typedef enum { FN_KM_MODE_NARROW, FN_KM_MODE_DENSE, FN_KM_MODE_PROJECTED } fn_km_mode;
 

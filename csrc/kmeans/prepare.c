@@ -82,9 +82,7 @@ static void pack(fn_km_scan *scan, int64_t first, int64_t end) {
                 scan->coords[j * q + l];
 }
 
-typedef double vd __attribute__((vector_size(32)));
 typedef int64_t vl __attribute__((vector_size(32)));
-typedef double vd_loose __attribute__((vector_size(32), aligned(8), may_alias));
 typedef float vh_loose __attribute__((vector_size(16), aligned(4), may_alias));
 
 /* Sums over the columns of a centre less the shift. */
@@ -104,9 +102,7 @@ static lengths take_shift(const double *center, const double *shift, int64_t d, 
         along += product;
         apart += (vd)((vl)product & INT64_MAX);
     }
-    lengths sums = {(squares[0] + squares[2]) + (squares[1] + squares[3]),
-                    (along[0] + along[2]) + (along[1] + along[3]),
-                    (apart[0] + apart[2]) + (apart[1] + apart[3])};
+    lengths sums = {fn_km_sum4(squares), fn_km_sum4(along), fn_km_sum4(apart)};
     for (; c < d; c++) {
         const double x = center[c] - shift[c];
         rounded[c] = (float)x;

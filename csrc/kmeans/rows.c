@@ -32,9 +32,6 @@ void fn_km_row(const fn_km_rows *rows, int64_t row, double *out) {
     for (int64_t j = 0; j < rows->data->d; j++) out[j] *= rows->scales[row];
 }
 
-typedef double vd __attribute__((vector_size(32)));
-typedef double vd_loose __attribute__((vector_size(32), aligned(8), may_alias));
-
 /* sum over j of (row[j] - center[j])^2: four partial sums, then the tail. */
 double fn_km_distance(const double *row, const double *center, int64_t d) {
     vd sum = {0};
@@ -43,7 +40,7 @@ double fn_km_distance(const double *row, const double *center, int64_t d) {
         const vd gap = *(const vd_loose *)(row + j) - *(const vd_loose *)(center + j);
         sum += gap * gap;
     }
-    double total = (sum[0] + sum[2]) + (sum[1] + sum[3]);
+    double total = fn_km_sum4(sum);
     for (; j < d; j++) total += (row[j] - center[j]) * (row[j] - center[j]);
     return total;
 }

@@ -179,16 +179,23 @@ static double term(const fn_km *km, int64_t j) {
     const double weight = km->weights[j] + km->weights_low[j];
     const double *centers = km->centers + j * km->d;
     const double *sums = km->sums + j * km->d, *low = km->sums_low + j * km->d;
-    double product[4] = {0}, squares[4] = {0}; /* sums that need not wait for each other */
     if (!km->members[j]) return 0;
-    for (int64_t c = 0; c < km->d; c++) {
-        const double center = centers[c] - km->shift[c];
-        const double moved = weight * (km->origin[c] - km->shift[c]);
-        product[c % 4] += center * (sums[c] + low[c] + moved);
-        squares[c % 4] += center * center;
+    vd products = {0}, squares = {0};
+    int64_t c = 0;
+    for (; c + 4 <= km->d; c += 4) {
+        const vd shift = *(const vd_loose *)(km->shift + c);
+        const vd center = *(const vd_loose *)(centers + c) - shift;
+        const vd moved = weight * (*(const vd_loose *)(km->origin + c) - shift);
+        products += center * (*(const vd_loose *)(sums + c) + *(const vd_loose *)(low + c) + moved);
+        squares += center * center;
     }
-    return weight * ((squares[0] + squares[1]) + (squares[2] + squares[3])) -
-           2 * ((product[0] + product[1]) + (product[2] + product[3]));
+    double product = fn_km_sum4(products), square = fn_km_sum4(squares);
+    for (; c < km->d; c++) {
+        const double center = centers[c] - km->shift[c];
+        product += center * (sums[c] + low[c] + weight * (km->origin[c] - km->shift[c]));
+        square += center * center;
+    }
+    return weight * square - 2 * product;
 }
 
 /* Add what moved to the sums of a cluster, groups in order, and clear it. */
