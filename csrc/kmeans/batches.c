@@ -86,23 +86,29 @@ static double normalised(double *center, int64_t d) {
     return sum;
 }
 
-/* Centre j becomes the mean of all rows it ever got; returns the square of its move. `row`: room.
- */
-static double move_center(const fn_km *km, int64_t j, double *center, double *count, double *row) {
+typedef struct {
+    double *centers, *counts;
+} learned;
+
+/* Centre j becomes the mean of all rows it ever got; km->terms gets the square of its move. */
+static void move_center(fn_km *km, int64_t j, int thread, const void *more) {
+    const learned *all = more;
     const int64_t d = km->d, width = d + 2;
+    double *center = all->centers + j * d, *count = all->counts + j;
+    double *row = km->scratch + (size_t)thread * km->scratch_stride;
     double *sum = km->moved + j * width;
     for (int g = 1; g < km->groups; g++)
         for (int64_t c = 0; c <= d; c++) sum[c] += sum[g * km->k * width + c];
     const double got = sum[d], before = *count;
-    if (!(got > 0)) return 0;
+    km->terms[j] = 0;
+    if (!(got > 0)) return;
     *count = before + got;
     const double share = 1 / *count;
     for (int64_t c = 0; c < d; c++)
         row[c] = (center[c] * before + (sum[c] + got * km->origin[c])) * share;
-    if (km->data.cosine && !(normalised(row, d) > 0)) return 0;
-    const double shift = fn_km_distance(row, center, d);
+    if (km->data.cosine && !(normalised(row, d) > 0)) return;
+    km->terms[j] = fn_km_distance(row, center, d);
     memcpy(center, row, (size_t)d * sizeof *row);
-    return shift;
 }
 
 fn_status fn_km_learn(fn_km_batches *b, const int64_t *picked, int64_t count, double *centers,
@@ -123,8 +129,8 @@ fn_status fn_km_learn(fn_km_batches *b, const int64_t *picked, int64_t count, do
     if (km->not_finite) return FN_EINPUT;
     *inertia = b->inertia = km->record.inertia;
     *shift = 0;
-    for (int64_t j = 0; j < b->k; j++)
-        *shift += move_center(km, j, centers + j * km->d, counts + j, km->scratch);
+    fn_km_each_cluster(km, 1, move_center, &(learned){centers, counts});
+    for (int64_t j = 0; j < b->k; j++) *shift += km->terms[j];
     return FN_OK;
 }
 
@@ -136,19 +142,53 @@ double fn_km_shift(const fn_km_batches *b, const double *centers) {
 
 static const double slop = 1 + 0x1p-20; /* covers a handful of roundings to float32 */
 
-static void measure_drift(fn_km_batches *b, const double *centers) {
-    const int64_t d = b->km->d;
+typedef struct {
+    float *drift; /* (k) */
+    const double *centers;
+} following;
+
+/* How far a centre is from where the batch found it, and what that does to the inertia of its rows
+ * if they stay (km->terms): |x - e|^2 = |x - c|^2 - 2 (e - c).(x - c) + |e - c|^2. */
+static void follow(fn_km *km, int64_t j, int thread, const void *more) {
+    (void)thread;
+    const following *f = more;
+    const double *sum = km->moved + j * (km->d + 2), weight = sum[km->d];
+    const double *from = km->centers + j * km->d, *to = f->centers + j * km->d;
+    vd products = {0}, squares = {0};
+    int64_t c = 0;
+    for (; c + 4 <= km->d; c += 4) {
+        const vd before = *(const vd_loose *)(from + c);
+        const vd apart = *(const vd_loose *)(km->origin + c) - before;
+        const vd move = *(const vd_loose *)(to + c) - before;
+        products += move * (*(const vd_loose *)(sum + c) + weight * apart);
+        squares += move * move;
+    }
+    double product = fn_km_sum4(products), squared = fn_km_sum4(squares);
+    for (; c < km->d; c++) {
+        const double move = to[c] - from[c];
+        product += move * (sum[c] + weight * (km->origin[c] - from[c]));
+        squared += move * move;
+    }
+    f->drift[j] = (float)(sqrt(squared) * slop);
+    km->terms[j] = weight > 0 ? weight * squared - 2 * product : 0;
+}
+
+/* Fills drifts; returns what the inertia of the batch becomes if labels stay. */
+static double measure_drift(fn_km_batches *b, const double *centers) {
     float most = 0, next = 0;
+    double inertia = b->inertia;
     int64_t at = 0;
+    fn_km_each_cluster(b->km, 1, follow, &(following){b->drift, centers});
     for (int64_t j = 0; j < b->k; j++) {
-        const double squared = fn_km_distance(centers + j * d, b->km->centers + j * d, d);
-        const float drift = b->drift[j] = (float)(sqrt(squared) * slop);
+        const float drift = b->drift[j];
+        inertia += b->km->terms[j];
         if (drift > most)
             next = most, most = drift, at = j;
         else if (drift > next)
             next = drift;
     }
     for (int64_t j = 0; j < b->k; j++) b->other[j] = j == at ? next : most;
+    return inertia;
 }
 
 /* Places of the batch whose nearest centre may be another one now. */
@@ -175,31 +215,6 @@ static fn_km *assign_again(fn_km_batches *b, const double *centers, const int64_
     fn_km_assign_all(km);
     km->no_sums = false;
     return km;
-}
-
-/* What the inertia of the batch becomes when centres move from km->centers to `centers` and labels
- * stay: sums tell, as |x - e|^2 = |x - c|^2 - 2 (e - c).(x - c) + |e - c|^2. */
-static double moved_inertia(const fn_km_batches *b, const double *centers) {
-    const fn_km *km = b->km;
-    double total = b->inertia;
-    for (int64_t j = 0; j < b->k; j++) {
-        const double *sum = km->moved + j * (km->d + 2), weight = sum[km->d];
-        const double *from = km->centers + j * km->d, *to = centers + j * km->d;
-        if (!(weight > 0)) continue;
-        vd part = {0};
-        int64_t c = 0;
-        for (; c + 4 <= km->d; c += 4) {
-            const vd before = *(const vd_loose *)(from + c);
-            const vd apart = *(const vd_loose *)(km->origin + c) - before;
-            const vd move = *(const vd_loose *)(to + c) - before;
-            part += move * (*(const vd_loose *)(sum + c) + weight * apart);
-        }
-        double product = fn_km_sum4(part);
-        for (; c < km->d; c++)
-            product += (to[c] - from[c]) * (sum[c] + weight * (km->origin[c] - from[c]));
-        total += weight * fn_km_distance(to, from, km->d) - 2 * product;
-    }
-    return total;
 }
 
 /* The doubtful rows get labels for `centers`; returns by how much the inertia becomes another. */
@@ -230,10 +245,9 @@ fn_status fn_km_relabel(fn_km_batches *b, const double *centers, int32_t *labels
         return FN_OK;
     }
     fn_km *km = b->km;
-    measure_drift(b, centers);
+    const double stays = measure_drift(b, centers);
     const int64_t n = find_doubtful(b);
     for (int64_t i = 0; i < n; i++) b->rows_left[i] = b->picked[b->doubtful[i]];
-    const double stays = moved_inertia(b, centers);
     assign_again(b, centers, b->rows_left, n);
     *inertia = stays + settle_doubtful(b, centers, n);
     memcpy(labels, b->labels, bytes);

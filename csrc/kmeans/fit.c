@@ -21,6 +21,7 @@ static void choose_tiles(fn_km *km) {
     const int64_t row = km->d * 4 + 16;
     int64_t tile = 400000 / row;
     tile = tile < 96 ? 96 : tile > 960 ? 960 : tile / 96 * 96; /* whole blocks and register tiles */
+    if (km->n <= 16 * tile && tile == 96) tile = 48; /* few: threads should end together */
     int64_t tiles = 16000000 / (tile * row);
     tiles = tiles < 16 ? 16 : tiles > 64 ? 64 : tiles;
     km->tile_rows = (int)tile;

@@ -246,6 +246,8 @@ void fn_km_sum_tiles(fn_km *km, int task, int thread);
 double fn_km_inertia_of_sums(const fn_km *km);
 int fn_km_sum_tasks(fn_km *km);
 void fn_km_merge(fn_km *km);
+typedef void (*fn_km_cluster_run)(fn_km *km, int64_t j, int thread, const void *more);
+void fn_km_each_cluster(fn_km *km, double ns, fn_km_cluster_run run, const void *more);
 size_t fn_km_moved_count(const fn_km *km);
 fn_status fn_km_update(fn_km *km);
 

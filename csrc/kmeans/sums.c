@@ -148,7 +148,7 @@ enum { CLUSTERS = 16 }; /* of a tile */
 
 typedef struct {
     fn_km *km;
-    void (*run)(fn_km *km, int64_t j, const void *more);
+    fn_km_cluster_run run;
     const void *more;
     int tiles, pass;
 } each_cluster;
@@ -162,12 +162,11 @@ static void each_run(void *context, int tile, int thread) {
     const each_cluster *e = context;
     fn_thread_report(thread);
     for (int64_t j = (int64_t)tile * CLUSTERS; j < (tile + 1) * CLUSTERS && j < e->km->k; j++)
-        e->run(e->km, j, e->more);
+        e->run(e->km, j, thread, e->more);
 }
 
 /* Something of about `ns` nanoseconds a value for every cluster. */
-static void for_each_cluster(fn_km *km, double ns, void (*run)(fn_km *km, int64_t j, const void *),
-                             const void *more) {
+void fn_km_each_cluster(fn_km *km, double ns, fn_km_cluster_run run, const void *more) {
     each_cluster e = {km, run, more, (int)((km->k + CLUSTERS - 1) / CLUSTERS), 0};
     fn_parallel_run(fn_km_threads(km, (double)(km->k * km->d) * ns, 1),
                     &(fn_work_list){each_next, each_run, &e, 1e6});
@@ -199,7 +198,8 @@ static double term(const fn_km *km, int64_t j) {
 }
 
 /* Add what moved to the sums of a cluster, groups in order, and clear it. */
-static void merge_cluster(fn_km *km, int64_t j, const void *more) {
+static void merge_cluster(fn_km *km, int64_t j, int thread, const void *more) {
+    (void)thread;
     (void)more;
     const int64_t d = km->d, width = d + 2;
     for (int g = 0; g < km->groups; g++) {
@@ -212,7 +212,7 @@ static void merge_cluster(fn_km *km, int64_t j, const void *more) {
     km->terms[j] = term(km, j);
 }
 
-void fn_km_merge(fn_km *km) { for_each_cluster(km, 1 + km->groups, merge_cluster, NULL); }
+void fn_km_merge(fn_km *km) { fn_km_each_cluster(km, 1 + km->groups, merge_cluster, NULL); }
 
 /* Sum of w |x - c|^2 over all rows, of the labels the sums belong to, without reading a row:
  * |x|^2 - 2 x.c + |c|^2, each summed. Negative where cancellation leaves too few digits. */
@@ -301,7 +301,8 @@ typedef struct {
 } material;
 
 /* The mean of a cluster; one without weight goes to the place of the heaviest. */
-static void place_cluster(fn_km *km, int64_t j, const void *more) {
+static void place_cluster(fn_km *km, int64_t j, int thread, const void *more) {
+    (void)thread;
     const material *m = more;
     const int64_t d = km->d, from = m->weights[j] > 0 ? j : m->heaviest;
     double *center = km->centers + j * d, *before = km->previous + j * d;
@@ -344,7 +345,7 @@ fn_status fn_km_update(fn_km *km) {
         material m = {sums, weights, 0};
         for (int64_t j = 1; j < km->k; j++)
             if (weights[j] > weights[m.heaviest]) m.heaviest = j;
-        for_each_cluster(km, 2, place_cluster, &m);
+        fn_km_each_cluster(km, 2, place_cluster, &m);
         km->record.shift = 0;
         for (int64_t j = 0; j < km->k; j++) km->record.shift += km->terms[j];
     }
