@@ -203,19 +203,31 @@ cdef class Params:
 
     def get(self, int param, float[::1] out not None, int part=0):
         """Copy a parameter (part 0), an optimizer slot (1, 2) or a gradient (3) to `out`, canonical order."""
-        self.fits(param, out.shape[0])
+        self.get_many([(param, out)], part)
+
+    def get_many(self, pairs, int part=0):
+        """The same for several (param, out) at once: of no training step only some."""
+        cdef float[::1] out
         self.begin(False)
         try:
-            self.checked(fn_params_get(self.params, param, part, &out[0]))
+            for param, out in pairs:
+                self.fits(param, out.shape[0])
+                self.checked(fn_params_get(self.params, param, part, &out[0]))
         finally:
             self.end(False)
 
     def set(self, int param, const float[::1] values not None, int part=0):
         """Set a parameter (or slot, gradient) from canonical order."""
-        self.fits(param, values.shape[0])
+        self.set_many([(param, values)], part)
+
+    def set_many(self, pairs, int part=0):
+        """The same for several (param, values) at once: no reader sees some of them only."""
+        cdef const float[::1] values
         self.begin(True)
         try:
-            self.checked(fn_params_set(self.params, param, part, &values[0]))
+            for param, values in pairs:
+                self.fits(param, values.shape[0])
+                self.checked(fn_params_set(self.params, param, part, &values[0]))
         finally:
             self.end(True)
 

@@ -41,7 +41,8 @@ class Network:
         self._nested: Nested | None = None  # itself as a layer of others
         self._tensors: list[Tensor] | None = None  # of each value of the graph
         self._leaf_list: list[tuple[str, Layer]] | None = None
-        self._stale = False  # another network has trained layers that this one shares
+        #: Where other networks have trained layers that this one shares, the two differ.
+        self._wanted = self._taken = object()
         self._plans: dict[Request, Lowered] = {}
         self._forget()
         self._single: tuple[Any, ...] | None = None
@@ -214,15 +215,23 @@ class Network:
         return [i for i, (owner, _) in enumerate(self._weight_list()) if owner is layer]
 
     def _refresh(self) -> None:
-        """Take over what other networks have made of layers that this one shares with them."""
-        if not self._stale:
+        """Take over what other networks have made of layers that this one shares with them: all of
+        it at once, so that a prediction beside this one has the old weights or the new ones."""
+        if self._wanted is self._taken:
             return
-        self._stale = False
-        for _, layer in self._leaves():
-            home = layer.network
-            if home is not None and home is not self and home.built:
-                for mine, values in zip(self._numbers(layer), _values(home, layer), strict=True):
-                    self.params.set(mine, values)
+        with building:
+            wanted = self._wanted  # before anything is read: what changes later is wanted again
+            mine: dict[Network, list[int]] = {}
+            theirs: dict[Network, list[int]] = {}
+            for _, layer in self._leaves():
+                home = layer.network
+                if home is not None and home is not self and home.built:
+                    mine.setdefault(home, []).extend(self._numbers(layer))
+                    theirs.setdefault(home, []).extend(home._numbers(layer))
+            values = [v for home, part in theirs.items() for v in home._flat(part)]
+            numbers = [i for part in mine.values() for i in part]
+            self.params.set_many(zip(numbers, values, strict=True))
+            self._taken = wanted
 
     def _changed(self) -> None:
         """The weights are others now: networks that share layers with this one will take them."""
@@ -231,7 +240,7 @@ class Network:
             layer._keeper = self
             for other in list(layer._users):
                 if other is not self:
-                    other._stale, other._single = True, None
+                    other._wanted, other._single = object(), None
 
     def _shares(self) -> bool:
         return any(layer._keeper is not None for _, layer in self._leaves())
@@ -240,7 +249,16 @@ class Network:
         """Copies of all weights, float32, in Keras's shapes and order: kernel, bias, kernel, ..."""
         self._need_built("get_weights")
         self._refresh()
-        return [self._read(i) for i in range(len(self._weight_list()))]
+        weights = [weight for _, weight in self._weight_list()]
+        values = self._flat(range(len(weights)))
+        return [v.reshape(weight.shape) for v, weight in zip(values, weights, strict=True)]
+
+    def _flat(self, numbers: Iterable[int]) -> list[np.ndarray]:
+        """Weights by number, as they are at one moment."""
+        weights = self._weight_list()
+        pairs = [(i, np.empty(math.prod(weights[i][1].shape), np.float32)) for i in numbers]
+        self.params.get_many(pairs)
+        return [values for _, values in pairs]
 
     def _read(self, number: int, part: int = 0) -> np.ndarray:
         """A weight (part 0), its optimizer slot (1, 2) or its gradient (3)."""
@@ -259,9 +277,9 @@ class Network:
             then nothing has changed.
         """
         self._need_built("set_weights")
-        for i, array in enumerate(self._as_weights("weights", weights)):
-            self.params.set(i, array)
-        self._stale = False
+        arrays, wanted = self._as_weights("weights", weights), self._wanted
+        self.params.set_many(enumerate(arrays))
+        self._taken = wanted
         self._changed()
 
     def _as_weights(self, what: str, values: Sequence[Any]) -> list[np.ndarray]:
@@ -477,7 +495,7 @@ class Network:
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: description and weights, no plans."""
         state = vars(self) | {"_plans": {}, "_single": None, "_slots_owner": None}
-        state |= {"_tensors": None, "_stale": False}
+        state |= {"_tensors": None, "_wanted": None, "_taken": None}
         del state["_training"]
         return state | {"params": self.get_weights() if self.built else None}
 
@@ -539,7 +557,7 @@ class Network:
 
 def _values(home: Network, layer: Layer) -> list[np.ndarray]:
     """A layer's weights in a network, flat."""
-    return [home._read(i).reshape(-1) for i in home._numbers(layer)]
+    return home._flat(home._numbers(layer))
 
 
 def _weights_in(home: Network | None, new: Network, layer: Layer) -> Iterable[np.ndarray | None]:

@@ -1,5 +1,6 @@
 """Layers and networks that are parts of several networks: they share their weights."""
 
+import sys
 import threading
 
 import numpy as np
@@ -76,6 +77,43 @@ def test_threads_predict_with_networks_that_share_layers_while_one_trains():
         np.array_equal(a, b)
         for a, b in zip(encoder.get_weights(), auto.get_weights()[:2], strict=True)
     )
+
+
+def test_a_prediction_has_all_of_another_networks_weights_or_none():
+    """One thread gives a network new weights; two predict with another that shares all layers."""
+    stack = [layers.Dense(16, activation="tanh") for _ in range(12)]
+    value = given = fn.Input(5)
+    for layer in stack:
+        value = layer(value)
+    first, second = fn.Model(given, value, seed=0), fn.Model(given, value, seed=1)
+    rng, x = np.random.default_rng(3), rows(3)
+    states = [[rng.normal(0, 0.3, w.shape) for w in first.get_weights()] for _ in range(2)]
+    wanted = set()
+    for state in states:
+        first.set_weights(state)
+        wanted.add(second.predict(x).tobytes())
+    assert len(wanted) == 2
+    done, seen = threading.Event(), []
+
+    def predict():
+        while not done.is_set():
+            seen.append(second.predict(x).tobytes())
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=predict) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for i in range(300):
+            first.set_weights(states[i % 2])
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(before)
+    assert set(seen) == wanted
+    assert second.predict(x).tobytes() == first.predict(x).tobytes()
 
 
 def test_nested_networks_share_their_weights():
