@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -13,9 +12,11 @@ import numpy as np
 from . import _core, check
 from .callbacks import CallbackList, plain
 from .errors import DivergenceError, raise_bad_input
+from .evaluation import call_loss, evaluate, loss_results, metric_results, source_name
 from .history import History
 from .losses import Custom
-from .lowering import Lowered, prediction
+from .lowering import prediction
+from .predicting import outputs_of
 from .progress import Progress
 from .targets import Data
 
@@ -25,40 +26,6 @@ if TYPE_CHECKING:
 
 #: A run is sized to about this, so that Ctrl-C, progress and callbacks get a turn.
 _RUN_SECONDS = 0.05
-
-
-def source_name(network: Network, i: int) -> str:
-    """What source i of a plan that trains is called in messages."""
-    for name, names in (("x", network.input_names), ("y", network.output_names)):
-        if i < len(names):
-            return check.part_name(name, names, i)
-        i -= len(names)
-    return "sample_weight"
-
-
-def metric_results(lowered: Lowered, *works: _core.Work) -> dict[str, float]:
-    """The metrics' numbers, from the sums of all works."""
-    if not lowered.metrics:
-        return {}
-    parts = [work.metrics() for work in works]
-    sums = [
-        [sum(values) for values in zip(*part, strict=True)] for part in zip(*parts, strict=True)
-    ]
-    return {name: float(metric.result(sums[i])) for name, metric, i in lowered.metrics}
-
-
-def sum_losses(works: Iterable[_core.Work]) -> list[tuple[float, float]]:
-    """Sums of each loss and of its weights, over all works."""
-    parts = zip(*(work.losses() for work in works), strict=True)
-    return [(sum(loss for loss, _ in part), sum(w for _, w in part)) for part in parts]
-
-
-def loss_results(trainer: Trainer, sums: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """The losses' numbers, from their sums: of all outputs together, and of each."""
-    means = [loss / weight if weight else 0.0 for loss, weight in sums]
-    total = sum(scale * mean for scale, mean in zip(trainer.loss_weights, means, strict=True))
-    names = trainer.network.output_names
-    return {"loss": total} | {f"{n}_loss": m for n, m in zip(names, means, strict=True)}
 
 
 class ArrayEpochs:
@@ -188,20 +155,6 @@ class CustomResult:
         self.bad_source = result.bad_source
 
 
-def call_loss(loss: Custom, y: np.ndarray, y_hat: np.ndarray) -> tuple[float, np.ndarray]:
-    """The (value, gradient) of a loss function, checked."""
-    answer = loss.function(y, y_hat)
-    if not isinstance(answer, tuple) or len(answer) != 2:
-        raise TypeError(
-            f"the loss function must return (value, gradient), got {type(answer).__name__}"
-        )
-    value, gradient = answer
-    gradient = check.float32(check.array("the loss's gradient", gradient))
-    if gradient.shape != y_hat.shape:
-        raise ValueError(f"the loss's gradient must have shape {y_hat.shape}, got {gradient.shape}")
-    return float(value), gradient
-
-
 def diverged_layer(network: Network, rows: tuple[np.ndarray, ...]) -> str:
     """The first layer with weights, or else outputs for these rows, that are not finite."""
     number = network.params.nonfinite()
@@ -209,7 +162,7 @@ def diverged_layer(network: Network, rows: tuple[np.ndarray, ...]) -> str:
         return network._weight_names()[number].rpartition(".")[0]
     labels = network._plan(prediction(1)).labels
     for i, label in enumerate(labels):
-        if not np.isfinite(network._predict(rows, None, layer=i)[0]).all():
+        if not np.isfinite(outputs_of(network, rows, None, layer=i)[0]).all():
             return label
     return labels[-1] if labels else network.name
 
@@ -307,7 +260,7 @@ class Fit:
 
     def _validate(self, validation: Data) -> dict[str, float]:
         try:
-            logs = self.trainer._evaluate(validation)
+            logs = evaluate(self.trainer, validation)
         except ValueError as error:  # bad rows are only seen when they are read
             self.trainer._restart()
             raise ValueError(f"validation_data: {error}") from None

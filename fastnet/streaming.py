@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import _core, check
-from .fit import ArrayEpochs, metric_results, sum_losses
+from .evaluation import metric_results, sum_losses
+from .fit import ArrayEpochs
 
 if TYPE_CHECKING:
     from .trainer import Trainer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -12,16 +11,8 @@ import numpy as np
 from . import _core, check, losses, optimizers
 from .callbacks import CallbackList
 from .errors import DivergenceError, raise_bad_input
-from .fit import (
-    ArrayEpochs,
-    Fit,
-    call_loss,
-    diverged_layer,
-    loss_results,
-    metric_results,
-    source_name,
-    sum_losses,
-)
+from .evaluation import evaluate, source_name
+from .fit import ArrayEpochs, Fit, diverged_layer
 from .history import History
 from .losses import Custom, Loss
 from .lowering import Lowered, Request, prediction
@@ -33,10 +24,10 @@ from .outputs import (
     metrics_of_outputs,
     weights_of_losses,
 )
+from .predicting import inputs_of
 from .progress import Progress
 from .targets import Data, is_batches, targets, with_class_weights
 
-_EVALUATE_ROWS = 1024
 #: Arguments of Keras's fit that have another name, or another place, here.
 _KERAS = {
     "verbose": "progress=True, False or 'auto' says whether a bar is shown",
@@ -163,7 +154,7 @@ class Trainer:
 
     def _checked_data(self, x: Any, y: Any, sample_weight: Any) -> Data:
         net = self.network
-        inputs = net._inputs("x", x)
+        inputs = inputs_of(net, "x", x)
         if not self._checked:
             for i, loss in enumerate(self.losses):
                 check_last_activation(net, i, loss)
@@ -394,42 +385,7 @@ class Trainer:
         data = self._prepare(x, y, sample_weight)
         if not len(data):
             raise ValueError("there are no rows to evaluate")
-        return self._evaluate(data)
-
-    def _evaluate(self, data: Data) -> dict[str, float]:
-        self.network._refresh()
-        if isinstance(self.losses[0], Custom):
-            return self._evaluate_custom(self.losses[0], data)
-        rows = min(len(data), _EVALUATE_ROWS)
-        lowered = self._plan(data, "evaluate", rows)
-        chunk = rows * lowered.steps_a_run(rows)
-        work = lowered.take_work()
-        try:
-            work.reset_metrics()
-            loss = weight = 0.0
-            for first in range(0, len(data), chunk):
-                result = _core.run(
-                    lowered.plan, self.network.params, work, data.sources, first=first,
-                    n_rows=min(chunk, len(data) - first), batch_size=rows,
-                )  # fmt: skip
-                if result.status == "input":
-                    raise_bad_input(result, source_name(self.network, result.bad_source))
-                loss, weight = loss + result.loss, weight + result.weight
-                if result.status == "diverged":
-                    loss = math.nan
-                    break
-            logs = {"loss": loss / weight if weight else 0.0}
-            if len(self.losses) > 1:
-                logs = loss_results(self, sum_losses([work])) | ({} if loss == loss else logs)
-            return logs | metric_results(lowered, work)
-        finally:
-            lowered.works.append(work)
-
-    def _evaluate_custom(self, loss: Custom, data: Data) -> dict[str, float]:
-        (y_hat,) = self.network._predict(data.inputs, None)
-        value, _ = call_loss(loss, data.targets[0], y_hat)
-        logs = Trainer(self.network, "mse", metrics=self._metrics[0])._evaluate(data)
-        return logs | {"loss": value}
+        return evaluate(self, data)
 
     def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The network's `predict`."""
