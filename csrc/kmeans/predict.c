@@ -45,6 +45,7 @@ typedef struct {
     fn_km *km;
     void *out;
     fn_dtype dtype;
+    double *columns; /* sparse: centres (d, k), so that a row's entries are read once; or NULL */
     int tiles, pass;
 } transformation;
 
@@ -62,8 +63,45 @@ static void put(const transformation *w, int64_t row, int64_t j, double squared)
         ((float *)w->out)[row * km->k + j] = (float)distance;
 }
 
+static double *transposed(const fn_km *km) {
+    double *columns = fn_alloc((size_t)(km->k * km->d) * sizeof *columns);
+    for (int64_t j = 0; columns && j < km->k; j++)
+        for (int64_t c = 0; c < km->d; c++) columns[c * km->k + j] = km->centers[j * km->d + c];
+    return columns;
+}
+
+/* Distances of a sparse row to centres [first, end), at most MANY of them. */
+enum { MANY = 64 };
+
+static void sparse_row(const transformation *w, int64_t row, int64_t first, int64_t end,
+                       double *values) {
+    const fn_km *km = w->km;
+    const fn_km_data *data = &km->data;
+    const double scale = km->rows.scales ? km->rows.scales[row] : 1;
+    double products[MANY] = {0}, squares = 0;
+    int64_t i, last = fn_km_entries(data, row, &i);
+    for (; i < last; i++) {
+        const double x = scale * fn_km_value_at(data, i);
+        const int64_t c = fn_csr_index(data->indices, data->index_dtype, i);
+        const double *column = w->columns + c * km->k + first;
+        for (int64_t j = 0; j < end - first; j++) products[j] += x * column[j];
+        squares += x * x;
+    }
+    for (int64_t j = first; j < end; j++) {
+        const double all = squares + km->center_squares[j];
+        const double squared = all - 2 * products[j - first];
+        put(w, row, j, squared > 1e-3 * all ? squared : fn_km_sparse_distance(km, row, j, values));
+    }
+}
+
 static void exact_rows(const transformation *w, int64_t first, int count, double *values) {
     const fn_km *km = w->km;
+    if (w->columns) {
+        for (int64_t i = first; i < first + count; i++)
+            for (int64_t j = 0; j < km->k; j += MANY)
+                sparse_row(w, i, j, j + MANY < km->k ? j + MANY : km->k, values);
+        return;
+    }
     for (int64_t i = first; i < first + count; i++) {
         bool wide;
         const void *row = km->sparse ? NULL : fn_km_peek(&km->rows, i, 0, values, &wide);
@@ -122,9 +160,11 @@ fn_status fn_km_transform(const fn_km_data *data, int64_t k, const double *cente
         km->scan.half[j] += 0.4f * km->scan.slack[j];
     transformation w = {.km = km, .out = out, .dtype = out_dtype};
     w.tiles = (int)((km->n + ROWS - 1) / ROWS);
+    if (km->sparse && (out_dtype == FN_F64 || km->exact_only)) w.columns = transposed(km);
     const double ns = (double)km->n * (double)(km->k * km->d) * 0.03;
     fn_parallel_run(fn_km_threads(km, ns, 1),
                     &(fn_work_list){transform_next, transform_run, &w, 1e6});
+    fn_free(w.columns);
     fn_km_free(km);
     return FN_OK;
 }
