@@ -100,6 +100,27 @@ def nearest(x, centers):
     return np.stack([((x.astype(np.float64) - c) ** 2).sum(1) for c in centers], 1).argmin(1)
 
 
+@pytest.mark.parametrize(("k", "weighted"), [(70, False), (300, True)])
+def test_families_of_centers_equal_plain_lloyd(k, weighted):
+    """From the second iteration on, most centres of so many are left out by a bound they share."""
+    rng = np.random.default_rng(k + 3)
+    x = (6 * rng.normal(size=(40, 160)) @ np.diag(1 / np.arange(1, 161)))[rng.integers(0, 40, 2500)]
+    x = (x + 0.3 * rng.normal(size=x.shape) / np.arange(1, 161)).astype(np.float32)
+    weights = rng.random(2500) if weighted else None
+    start = x[rng.choice(2500, k, replace=False)].astype(np.float64)
+    assert _core.KMeansFit(x, weights, k).path == "projected"
+    _, centers, iterations, exempt = lloyd(x, start, 12, weights)
+    assert not exempt and iterations > 6
+    one = fit(x, start, 12, weights)
+    assert len(one[2]) == iterations
+    np.testing.assert_array_equal(one[0], nearest(x, one[1]))
+    np.testing.assert_allclose(one[1], centers, rtol=1e-12, atol=1e-12)
+    for threads in (2, 3, 4, 8):
+        more = fit(x, start, 12, weights, threads=threads)
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(one[:2], more[:2], strict=True))
+        assert (more[2], more[3]) == (one[2], one[3])
+
+
 @pytest.mark.parametrize(("k", "offset"), [(2, 0), (7, 0.3), (24, 0), (25, 0), (7, 1e4)])
 def test_projected_rows_of_zeros_equal_plain_lloyd(k, offset):
     """The first iteration may score rows where they lie, the next ones go on from its bounds."""
@@ -247,15 +268,15 @@ def test_distances_beyond_float32_are_no_proof_that_a_row_stays():
     assert len(got[2]) == done
 
 
-@pytest.mark.parametrize("d", [5, 200])
-def test_memory_is_what_is_promised(d):
-    n, k = 20_000, 6
+@pytest.mark.parametrize(("d", "k"), [(5, 6), (200, 6), (200, 100)])
+def test_memory_is_what_is_promised(d, k):
+    n, families = 20_000, k // 8  # families of 8 at least
     x = np.random.default_rng(0).normal(size=(n, 4)) @ np.ones((4, d))
     engine = _core.KMeansFit(x, None, k, threads=2)
     projections = n * 66 * 4 if engine.path == "projected" else 0
     assert engine.path == ("narrow" if d == 5 else "projected")
     small = 4_000_000  # what does not grow with n
-    assert engine.memory_bytes <= n * (16 + 4 * 3) + projections + small
+    assert engine.memory_bytes <= n * (16 + 4 * (3 + families)) + projections + small
 
 
 def test_empty_clusters_take_the_farthest_points():
