@@ -39,7 +39,8 @@ typedef struct {
 
 typedef struct {
     fn_plan *plan;
-    value *values;     /* of buffers, then of their gradients */
+    int *names; /* which value buffers are, then which their gradients */
+    value *values;
     content *contents; /* of their memory */
     fn_pass *passes;   /* the plan's, with those put in */
     int n_passes, room;
@@ -47,13 +48,22 @@ typedef struct {
     int wrong; /* a memory that holds something else than is read, or -1 */
 } again;
 
-/* Names that a fork gives are the buffer it reads. */
-static int value_of(const fn_plan *plan, const fn_touch *t) {
-    if (t->gradient) return plan->n_buffers + t->buffer;
-    int b = t->buffer;
-    for (int op; (op = plan->buffers[b].producer) >= 0 && plan->ops[op].flags & FN_SHARES_INPUT;)
-        b = plan->ops[op].in[0];
-    return b;
+/* The value that a buffer or gradient is: names that a fork gives are the buffer it reads, and the
+ * gradient of a sum is that of its first term. */
+static void name_values(again *a) {
+    const fn_plan *plan = a->plan;
+    const int n = plan->n_buffers;
+    for (int i = 0; i < 2 * n; i++) a->names[i] = i;
+    for (int i = 0; i < plan->n_ops; i++)
+        for (int j = 0; plan->ops[i].flags & FN_SHARES_INPUT && j < plan->ops[i].n_out; j++)
+            a->names[plan->ops[i].out[j]] = a->names[plan->ops[i].in[0]];
+    for (int i = plan->n_ops - 1; i >= 0; i--)
+        if (fn_copies_in_place(plan, &plan->ops[i]))
+            a->names[n + plan->ops[i].in[0]] = a->names[n + plan->ops[i].out[0]];
+}
+
+static int value_of(const again *a, const fn_touch *t) {
+    return a->names[t->buffer + (t->gradient ? a->plan->n_buffers : 0)];
 }
 
 static int memory_of(const fn_plan *plan, int v) {
@@ -83,7 +93,7 @@ static void find_crossings(again *a) {
             fn_touch list[FN_MAX_TOUCHES];
             const int n = fn_touches(plan, &plan->passes[p], list);
             for (int i = 0; i < n; i++) {
-                value *x = &a->values[value_of(plan, &list[i])];
+                value *x = &a->values[value_of(a, &list[i])];
                 x->fixed |= !fn_is_chain(job) || plan->ops[plan->passes[p].op].kind == loss;
                 if (list[i].write)
                     x->pass = p, x->job = j;
@@ -94,8 +104,9 @@ static void find_crossings(again *a) {
     }
     for (int i = 0; i < plan->n_ops; i++) /* Python reads and writes at a stop */
         for (int j = 0; plan->ops[i].flags & FN_STOP && j < plan->ops[i].n_in; j++) {
-            const int b = value_of(plan, &(fn_touch){.buffer = plan->ops[i].in[j]});
-            a->values[b].fixed = a->values[plan->n_buffers + plan->ops[i].in[j]].fixed = true;
+            const int b = value_of(a, &(fn_touch){.buffer = plan->ops[i].in[j]});
+            const int g = value_of(a, &(fn_touch){.buffer = plan->ops[i].in[j], .gradient = true});
+            a->values[b].fixed = a->values[g].fixed = true;
         }
 }
 
@@ -116,7 +127,7 @@ static int passes_again(const again *a, int p, int *passes, int n) {
     if (n == MOST_PASSES) return n + 1;
     passes[n++] = p;
     for (int i = 0; i < touched && n <= MOST_PASSES; i++) {
-        const value *x = &a->values[value_of(a->plan, &list[i])];
+        const value *x = &a->values[value_of(a, &list[i])];
         if (!list[i].write && x->again) n = passes_again(a, x->pass, passes, n);
     }
     return n;
@@ -130,7 +141,7 @@ static bool can_run_again(const again *a, int p, size_t *demands) {
     *demands = 0;
     if (!is_cheap(plan, &plan->passes[p])) return false;
     for (int i = 0; i < n; i++) {
-        const int v = value_of(plan, &list[i]);
+        const int v = value_of(a, &list[i]);
         const value *x = &a->values[v];
         if (list[i].write) {
             if (x->fixed) return false;
@@ -138,8 +149,7 @@ static bool can_run_again(const again *a, int p, size_t *demands) {
             *demands += x->demands;
         } else {
             for (int j = 0; j < n; j++) /* it is written over: gone when it is needed */
-                if (list[j].write &&
-                    memory_of(plan, value_of(plan, &list[j])) == memory_of(plan, v))
+                if (list[j].write && memory_of(plan, value_of(a, &list[j])) == memory_of(plan, v))
                     return false;
             if (x->pass < 0) return false;
             if (!x->crosses) *demands += bytes_of(plan, v);
@@ -156,7 +166,7 @@ static void keep_sources(again *a, int v) {
     const int n = fn_touches(plan, &plan->passes[a->values[v].pass], list);
     a->values[v].demands = 0;
     for (int i = 0; i < n; i++) {
-        const int u = value_of(plan, &list[i]);
+        const int u = value_of(a, &list[i]);
         if (list[i].write) continue;
         if (a->values[u].again)
             keep_sources(a, u);
@@ -175,16 +185,16 @@ static bool choose(again *a) {
         size_t demands, saved = 0;
         if (!can_run_again(a, p, &demands)) continue;
         for (int i = 0; i < n; i++) {
-            const int v = value_of(plan, &list[i]);
+            const int v = value_of(a, &list[i]);
             if (list[i].write && a->values[v].crosses) saved += bytes_of(plan, v);
         }
         if (saved && demands >= saved) continue;
         for (int i = 0; i < n; i++) {
-            value *x = &a->values[value_of(plan, &list[i])];
+            value *x = &a->values[value_of(a, &list[i])];
             if (list[i].write) x->again = true, x->demands = demands;
         }
         for (int i = 0; i < n; i++) {
-            const int v = value_of(plan, &list[i]);
+            const int v = value_of(a, &list[i]);
             if (list[i].write && a->values[v].crosses) keep_sources(a, v), any = true;
         }
     }
@@ -214,9 +224,9 @@ static void put(again *a, int p, int job, bool once_more) {
     fn_touch list[FN_MAX_TOUCHES];
     const int n = fn_touches(plan, &plan->passes[p], list);
     for (int i = 0; i < n && !a->failed; i++)
-        if (!list[i].write) provide(a, value_of(plan, &list[i]), job);
+        if (!list[i].write) provide(a, value_of(a, &list[i]), job);
     for (int i = 0; i < n; i++) { /* reads are listed first */
-        const int v = value_of(plan, &list[i]);
+        const int v = value_of(a, &list[i]);
         if (!list[i].write && !finds(a, v, job)) a->wrong = memory_of(plan, v);
         if (!list[i].write) continue;
         a->contents[memory_of(plan, v)].value = v;
@@ -268,9 +278,10 @@ const char *fn_plan_again(fn_plan *plan) {
     const size_t n = 2 * (size_t)plan->n_buffers;
     again a = {.plan = plan, .values = fn_alloc(n * sizeof *a.values)};
     a.contents = fn_alloc(n * sizeof *a.contents);
+    a.names = fn_alloc(n * sizeof *a.names);
     fn_job *jobs = fn_alloc((size_t)plan->n_jobs * sizeof *jobs);
-    a.failed = !a.values || !a.contents || !jobs;
-    if (!a.failed) find_crossings(&a);
+    a.failed = !a.values || !a.contents || !a.names || !jobs;
+    if (!a.failed) name_values(&a), find_crossings(&a);
     bool wanted = !a.failed && (options->again == FN_AGAIN_ALWAYS || bytes_kept(&a) > KEPT);
     for (int i = 0; wanted && i < MOST_TRIES; i++) {
         wanted = choose(&a);
@@ -281,6 +292,6 @@ const char *fn_plan_again(fn_plan *plan) {
         find_crossings(&a);
     }
     if (wanted && !a.failed && a.wrong < 0) take_over(&a, jobs);
-    fn_free(a.values), fn_free(a.contents), fn_free(a.passes), fn_free(jobs);
+    fn_free(a.values), fn_free(a.contents), fn_free(a.names), fn_free(a.passes), fn_free(jobs);
     return a.failed ? "out of memory" : NULL;
 }

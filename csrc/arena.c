@@ -44,7 +44,8 @@ int fn_touches(const fn_plan *plan, const fn_pass *pass, fn_touch *list) {
         gradients(&t, op->out, op->n_out, false);
         if (op->flags & FN_NEEDS_INPUT) data(&t, op->in, op->n_in, false);
         if (output) data(&t, op->out, op->n_out, false);
-        gradients(&t, op->in, op->n_in, true);
+        gradients(&t, op->in + fn_copies_in_place(plan, op),
+                  op->n_in - fn_copies_in_place(plan, op), true);
         break;
     case FN_GRADIENT:
     case FN_STATS_BACK:

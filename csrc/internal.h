@@ -79,8 +79,9 @@ enum {
     FN_SHARES_INPUT = 128, /* its outputs are the input's memory under other names */
     FN_PASSES_GRADIENT = 256, /* the gradients of in[0] and out[0] may be one memory */
     FN_FOLDS = 512,           /* a scale and offset per channel can be folded in: see fold.c */
-    FN_CHEAP = 1024 /* forward and backward may run again, instead of keeping what they gave: see
+    FN_CHEAP = 1024, /* forward and backward may run again, instead of keeping what they gave: see
                        again.c */
+    FN_COPIES_GRADIENT = 2048 /* that of in[0] is that of out[0]: nothing is done in one memory */
 };
 
 /* One op of ops.def, as compiled for one SIMD level. Functions that an op has no use for are NULL.
@@ -358,6 +359,12 @@ fn_status fn_plan_lay_out_arena(fn_plan *plan);
 const char *fn_plan_phases(fn_plan *plan);
 const char *fn_plan_again(fn_plan *plan);
 int fn_touches(const fn_plan *plan, const fn_pass *pass, fn_touch *list); /* reads, then writes */
+/* Whether the gradient of an op's first input is the very one of its output. */
+static inline bool fn_copies_in_place(const fn_plan *plan, const fn_op *op) {
+    if (!(op->flags & FN_COPIES_GRADIENT)) return false;
+    const fn_buffer *in = &plan->buffers[op->in[0]], *out = &plan->buffers[op->out[0]];
+    return in->gradient && in->gradient_alias == out->gradient_alias;
+}
 /* Tiles of the job are blocks of whole rows, and all rows that it touches are theirs. */
 static inline bool fn_is_chain(const fn_job *job) {
     return !job->ahead && !job->slices && !job->col_block && (job->row_block || job->lanes);
