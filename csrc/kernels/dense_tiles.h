@@ -196,4 +196,11 @@ FN_INLINE void kept_chunk(int vecs, const column_rows *c, int64_t t0, int64_t t1
         }
 }
 
+/* Parts of the batch are summed apart and then added in a fixed tree; `size` floats each. */
+FN_INLINE void add_lanes(int lanes, int64_t size, float *g) {
+    for (int step = 1; step < lanes; step *= 2)
+        for (int l = 0; l + step < lanes; l += 2 * step)
+            for (int64_t i = 0; i < size; i++) g[l * size + i] += g[(l + step) * size + i];
+}
+
 #endif

@@ -5,9 +5,9 @@
  * same bits in any batch, in any tile. + 0 at the end makes -0 the +0 that skipping zero inputs
  * (batch of one row) gives.
  */
-#include "gemm.h"
 #include "kernels/bad_input.h"
 #include "kernels/dense_one.h"
+#include "kernels/dense_sgemm.h"
 #include "kernels/dense_tiles.h"
 #include "kernels/sparse_row.h"
 
@@ -58,17 +58,6 @@ static void forward_batch_of_one(const fn_call *call, const fn_op *op, fn_tile t
         coast(call, op, tile.c0, c1, count, where, call->step, last_steps(call, op));
     forward_one(d_in, call->plan->buffers[op->out[0]].cols, tile.c0, c1, count, where, x,
                 fn_weights(call, op, 0), bias, fn_row(call, tile, op->out[0], tile.r0));
-}
-
-static void forward_sgemm(const fn_call *call, const fn_op *op, fn_tile tile, int64_t d_in,
-                          int64_t units, const float *bias) {
-    const int64_t ldy = fn_ld(call, op->out[0]), rows = tile.r1 - tile.r0;
-    float *y = fn_row(call, tile, op->out[0], tile.r0);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t c = 0; c < units; c++) y[i * ldy + c] = bias ? bias[c] : 0;
-    const float *copy = (const float *)(call->work->arena + op->copy_offset);
-    fn_sgemm(false, false, rows, units, d_in, fn_row(call, tile, op->in[0], tile.r0),
-             fn_ld(call, op->in[0]), copy, ldy, 1, y, ldy);
 }
 
 static void forward_panels(int rows, int64_t d_in, int64_t units, int64_t c0, int64_t c1,
@@ -201,8 +190,7 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
     const int rows = tile.r1 - tile.r0;
     const int64_t end = tile.c1 < d_in ? tile.c1 : d_in;
     if (op->sgemm) {
-        const float *copy = (const float *)(call->work->arena + op->copy_offset);
-        fn_sgemm(false, true, rows, d_in, units, dy, ldy, copy, ldy, 0, dx, ldx);
+        backward_sgemm(call, op, tile, d_in, units);
         return;
     }
     if (op->transposes) {
@@ -234,13 +222,6 @@ static void backward(const fn_call *call, const fn_op *op, fn_tile tile) {
 
 /* ---- update: dW (d_in, units) = x^T @ dy, db = sum of dy's rows, a slice at a time ---- */
 
-/* Parts of the batch are summed apart and then added in a fixed tree; `size` floats each. */
-static void add_lanes(int lanes, int64_t size, float *g) {
-    for (int step = 1; step < lanes; step *= 2)
-        for (int l = 0; l + step < lanes; l += 2 * step)
-            for (int64_t i = 0; i < size; i++) g[l * size + i] += g[(l + step) * size + i];
-}
-
 /* Both vectors of a panel at once: one sum alone would wait for itself. */
 static void bias_gradient(int width, int64_t rows, const float *dy, int64_t ldy, float *g) {
     const int second = width - LANES;
@@ -256,33 +237,6 @@ static void bias_gradient(int width, int64_t rows, const float *dy, int64_t ldy,
 /* Gradients of W may go past fn_sink: nobody else adds to them or wants to see them. */
 static bool straight(const fn_call *call, const fn_op *op) {
     return !call->plan->flat && call->plan->params[op->params[0]].users == 1;
-}
-
-static void update_sgemm(const fn_call *call, const fn_op *op, fn_tile tile, int64_t k0, int n,
-                         float *g) {
-    const int64_t units = call->plan->buffers[op->out[0]].cols,
-                  d_in = call->plan->buffers[op->in[0]].cols;
-    const int64_t ldx = fn_ld(call, op->in[0]), ldy = call->plan->buffers[op->out[0]].ld;
-    const int lanes = call->plan->options.lanes, part = (call->rows + lanes - 1) / lanes;
-    for (int l = 0; l < lanes; l++) {
-        const int r0 = l * part < call->rows ? l * part : call->rows,
-                  r1 = r0 + part < call->rows ? r0 + part : call->rows;
-        float *product = g + (int64_t)l * n * ldy;
-        if (r1 > r0)
-            fn_sgemm(true, false, n, units, r1 - r0, fn_row(call, tile, op->in[0], r0) + k0, ldx,
-                     fn_gradient_row(call, tile, op->out[0], r0), ldy, 0, product, ldy);
-        else
-            memset(product, 0, (size_t)(n * ldy) * sizeof(float));
-    }
-    add_lanes(lanes, n * ldy, g);
-    float *panel = g + (int64_t)lanes * n * ldy;
-    for (int64_t c = 0; c < units; c += PANEL) {
-        const int width = fn_panel_width(units, c, LANES);
-        for (int k = 0; k < n; k++)
-            for (int j = 0; j < width; j++)
-                panel[k * width + j] = c + j < units ? g[k * ldy + c + j] : 0;
-        fn_sink(call, op, 0, (size_t)(c * d_in + k0 * width), (int64_t)n * width, panel);
-    }
 }
 
 /* Where chunk `index` of `chunks` begins: whole register tiles, as even as can be. */
@@ -444,20 +398,6 @@ static void settle(const fn_call *call, const fn_op *op) {
     for (int64_t c = 0; c < p->shape[1]; c += BLOCK_OF_ONE)
         coast(call, op, c, p->shape[1] - c < BLOCK_OF_ONE ? p->shape[1] : c + BLOCK_OF_ONE,
               p->shape[0], NULL, call->step, last_steps(call, op));
-}
-
-/* sgemm wants W row-major: a slice of it, from the panels. */
-static void prepare_sgemm(const fn_call *call, const fn_op *op, int64_t k0, int64_t k1) {
-    const int64_t d_in = call->plan->buffers[op->in[0]].cols,
-                  units = call->plan->buffers[op->out[0]].cols;
-    const int64_t ld = call->plan->buffers[op->out[0]].ld;
-    float *copy = (float *)(call->work->arena + op->copy_offset);
-    for (int64_t c = 0; c < units; c += PANEL) {
-        const int width = fn_panel_width(units, c, LANES);
-        for (int64_t k = k0; k < k1; k++)
-            memcpy(copy + k * ld + c, fn_weights(call, op, 0) + c * d_in + k * width,
-                   (size_t)width * sizeof(float));
-    }
 }
 
 static void prepare(const fn_call *call, const fn_op *op, fn_tile tile) {
