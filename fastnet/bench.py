@@ -399,9 +399,12 @@ def run_grids(
 say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(
+    argv: Sequence[str] | None = None,
+    parser_class: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+) -> int:
     """Run the benchmark from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="fastnet bench", description=__doc__.split("\n\n")[0])
+    parser = parser_class(prog="fastnet bench", description=__doc__.split("\n\n")[0])
     add_arguments(parser)
     args = parser.parse_args(argv)
     try:

@@ -55,6 +55,7 @@ class Metric:
         return {}
 
     def result(self, sums: Sums) -> float:
+        """Its value, from the engine's sums over all rows."""
         raise NotImplementedError
 
     def __repr__(self) -> str:

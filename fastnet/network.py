@@ -383,7 +383,15 @@ class Network:
 
     def fit(self, x: Any, y: Any = None, *, loss: Any = "cross_entropy", optimizer: Any = "adam",
             metrics: Sequence[Any] = (), **options: Any):  # fmt: skip
-        """``Trainer(net, loss, optimizer, metrics).fit(x, y, **options)``; returns the history."""
+        """``Trainer(net, loss, optimizer, metrics).fit(x, y, **options)``; returns the history.
+
+        Parameters
+        ----------
+        loss, optimizer, metrics
+            As for `Trainer`.
+        x, y, options
+            As for `Trainer.fit`.
+        """
         from .trainer import Trainer
 
         return Trainer(self, loss=loss, optimizer=optimizer, metrics=metrics).fit(x, y, **options)
@@ -396,13 +404,26 @@ class Network:
         )
 
     def save(self, path: str | os.PathLike[str], extra: dict[str, Any] | None = None) -> None:
-        """Write the network to one .safetensors file, all of it or nothing (`storage.save`)."""
+        """Write the network to one .safetensors file, all of it or nothing (`storage.save`).
+
+        Parameters
+        ----------
+        path : str or path-like
+        extra : dict, optional
+            What JSON can hold, kept beside the network; `storage.read_extra` returns it.
+        """
         from .storage import save
 
         save(self, path, extra)
 
     def summary(self, batch_size: int = 32, print_fn: Any = print) -> None:
-        """Print layers, shapes, parameters, multiply-adds, and memory for a batch size."""
+        """Print layers, shapes, parameters, multiply-adds, and memory for a batch size.
+
+        Parameters
+        ----------
+        batch_size : int, default 32
+        print_fn : callable(str), default print
+        """
         from .summary import summary
 
         print_fn(summary(self, batch_size))
@@ -415,6 +436,10 @@ class Network:
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the graph with graphviz into a file (.svg, .png, .pdf; .dot wants no graphviz).
+
+        Parameters
+        ----------
+        path : str or path-like
 
         Raises
         ------

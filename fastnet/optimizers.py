@@ -141,7 +141,15 @@ class Adam(Optimizer):
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019), by default 0.004."""
+    """Adam with decoupled weight decay (Loshchilov & Hutter, ICLR 2019).
+
+    Parameters
+    ----------
+    learning_rate, beta_1, beta_2, epsilon, **limits
+        As for `Adam`.
+    weight_decay : float >= 0, default 0.004
+        Kernels shrink by learning_rate * weight_decay of themselves each step.
+    """
 
     def __init__(
         self,

@@ -95,6 +95,10 @@ def save(
 def load(path: str | os.PathLike[str]) -> Any:
     """Read what `save` wrote: the same layers, names, seed and bits of every weight.
 
+    Parameters
+    ----------
+    path : str or path-like
+
     Returns
     -------
     Sequential, Model, KMeans or MiniBatchKMeans

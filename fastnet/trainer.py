@@ -362,7 +362,25 @@ class Trainer:
         return "flat" if self.optimizer.global_clipnorm else "fused"
 
     def train_on_batch(self, x: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
-        """One step on one batch; returns its loss and metrics (before the step)."""
+        """One step of the optimizer on one batch.
+
+        Parameters
+        ----------
+        x, y, sample_weight
+            As for `fit`: all rows are one minibatch.
+
+        Returns
+        -------
+        dict of float
+            Its loss and metrics before the step, as `evaluate` names them.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `fit`; also for 0 rows.
+        DivergenceError
+            If the loss or a weight is no longer finite; the weights are those from before the step.
+        """
         data = self._prepare(x, y, sample_weight)
         if not len(data):
             raise ValueError("the batch has no rows")
@@ -373,9 +391,18 @@ class Trainer:
     # ---- evaluate, predict ----------------------------------------------------------------------
 
     def evaluate(self, x: Any, y: Any = None, sample_weight: Any = None) -> dict[str, float]:
-        """Loss and metrics on data, as {"loss": ..., "accuracy": ...}. Dropout is off.
+        """Loss and metrics on data. Dropout is off.
 
-        With several outputs: {"loss": ..., "first_loss": ..., "first_accuracy": ..., ...}.
+        Parameters
+        ----------
+        x, y, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        dict of float
+            {"loss": ..., "accuracy": ...}; with several outputs {"loss": ..., "first_loss": ...,
+            "first_accuracy": ..., ...}. The loss is NaN where it is not finite.
 
         Raises
         ------
@@ -388,11 +415,31 @@ class Trainer:
         return evaluate(self, data)
 
     def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
-        """The network's `predict`."""
+        """The network's `predict`: outputs for rows of x.
+
+        Parameters
+        ----------
+        x, batch_size
+            As for `Network.predict`.
+
+        Returns
+        -------
+        float32 array (n, *output_shape), or a list of them
+        """
         return self.network.predict(x, batch_size)
 
     def predict_classes(self, x: Any, batch_size: int | None = None) -> np.ndarray:
-        """The network's `predict_classes`; one output that is a logit means 1 where it is > 0."""
+        """The network's `predict_classes`; one output that is a logit means 1 where it is > 0.
+
+        Parameters
+        ----------
+        x, batch_size
+            As for `Network.predict`.
+
+        Returns
+        -------
+        int64 array (n,)
+        """
         logits = last_activation(self.network, 0)[0] != self.losses[0].fused
         threshold = self.losses[0].threshold(logits)
         return self.network.predict_classes(x, batch_size, threshold=threshold)
@@ -401,6 +448,11 @@ class Trainer:
 
     def gradients(self, x: Any, y: Any, sample_weight: Any = None) -> list[np.ndarray]:
         """Gradients of the mean loss of a batch by all weights; nothing is changed.
+
+        Parameters
+        ----------
+        x, y, sample_weight
+            As for `fit`: all rows are one minibatch.
 
         Returns
         -------

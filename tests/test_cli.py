@@ -44,6 +44,7 @@ def test_help(run, command):
     [
         (["trian"], "invalid choice: 'trian'.*train"),
         (["train", "--wat"], "unknown argument '--wat' .*fastnet train --help"),
+        (["bench", "--wat"], "unrecognized arguments: --wat .*fastnet bench --help"),
         (["train", "--epochs", "0"], "--epochs: wanted a whole number >= 1, got '0'"),
         (["train", "--epochs", "2.5"], "--epochs: wanted a whole number >= 1, got '2.5'"),
         (["train", "--hidden", "20,x"], "--hidden: .*got 'x'"),
@@ -312,6 +313,6 @@ def test_doctor(run, monkeypatch):
 
 def test_bench_forwards(monkeypatch, run):
     seen = []
-    monkeypatch.setattr("fastnet.bench.main", lambda argv: seen.append(list(argv)) or 0)
+    monkeypatch.setattr("fastnet.bench.main", lambda argv, _: seen.append(list(argv)) or 0)
     assert run("bench", "--cases", "batch32", "--quick")[0] == 0
     assert seen == [["--cases", "batch32", "--quick"]]

@@ -204,6 +204,15 @@ def test_predict_amounts(run, prices):
     assert out.count("(is ") == 2
 
 
+def test_predict_takes_names_behind_options(run, bad, prices):
+    assert run("train", "-q", "--data", prices, "--epochs", 1)[0] == 0
+    want = run("predict", "prices.safetensors", "0.25,-0.5", "--format", "csv")
+    assert want[0] == 0
+    assert run("predict", "prices.safetensors", "--format", "csv", "0.25,-0.5") == want
+    assert run("predict", "--format", "csv", "prices.safetensors", "0.25,-0.5") == want
+    assert "unknown argument '--wat'" in bad("predict", "prices.safetensors", "--wat", "1,2")
+
+
 def test_predict_a_picture(run, bad, digits, tmp_path, flowers):
     image = pytest.importorskip("PIL.Image")
     (_, _), (x, y) = datasets.load_digits()

@@ -88,7 +88,10 @@ def _run(argv: list[str]) -> int:
     if command is bench:
         args.arguments = rest
     elif rest:
-        raise UsageError(f"unknown argument {rest[0]!r} (see fastnet {args.command} --help)")
+        unknown = [a for a in rest if a.startswith("-") or not hasattr(args, "inputs")]
+        if unknown:
+            raise UsageError(f"unknown argument {unknown[0]!r} (see fastnet {args.command} --help)")
+        args.inputs += rest  # argparse takes no names behind an option once it has one
     return command.run(args)
 
 

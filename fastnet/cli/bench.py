@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from .common import Parser
+
 HELP = "measure speed against the libraries that are installed"
 EXAMPLES = ""
 
@@ -16,6 +18,6 @@ def run(args: argparse.Namespace) -> int:
     from ..bench import main
 
     try:
-        return main(args.arguments)
+        return main(args.arguments, Parser)
     except SystemExit as end:  # --help, or an error that is told already
         return int(end.code or 0)

@@ -223,9 +223,9 @@ class Conv2D(_Conv):
 class Conv1D(_Conv):
     """`Conv2D` of sequences: x (n, steps, c) -> y (n, places, filters).
 
-    `kernel_size`, `strides` and `dilation_rate` are integers; explicit padding is an integer or
-    (before, after). ``padding="causal"`` is zeros before the sequence only: a step sees itself and
-    those before it. ``Convolution1D`` is the same layer.
+    Takes the arguments of `Conv2D`. `kernel_size`, `strides` and `dilation_rate` are integers;
+    explicit padding is an integer or (before, after). ``padding="causal"`` is zeros before the
+    sequence only: a step sees itself and those before it. ``Convolution1D`` is the same layer.
 
     Notes
     -----
