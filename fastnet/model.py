@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .first_weights import first_weights
 from .graph import Graph, Nested, Tensor, as_tensor, trace
 from .layers import Layer
 from .network import Network, building
@@ -71,7 +72,7 @@ class Model(Network):
             return
         with building:
             if not self.built:
-                self._fill(self._draw())
+                self._fill(first_weights(self))
 
     def _need_built(self, what: str, x: np.ndarray | None = None) -> None:
         self.build()

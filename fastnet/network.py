@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from . import _core, check
+from .first_weights import first_weights
 from .graph import MOST_CALLS, Graph, Nested, Tensor, as_tensor, chain, leaves, replay
 from .layers import Input, Layer
 from .lowering import Lowered, Request, lower, prediction
@@ -72,7 +72,7 @@ class Network:
                 return
             try:
                 self._infer(shape)
-                self._fill(self._draw())
+                self._fill(first_weights(self))
             except BaseException:
                 self._forget()
                 raise
@@ -158,24 +158,6 @@ class Network:
                     i += 1
                 layer.name = name
                 taken.add(name)
-
-    def _draw(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Initial values of every weight, from the seed and the weight's place alone. Layers that
-        another network has trained come with what it made of them."""
-        number = 0
-        for _, layer in self._leaves():
-            home = layer.network
-            for weight, known in zip(layer.weights(), _weights_in(home, self, layer), strict=False):
-                if known is not None:
-                    yield number, known
-                    number += 1
-                    continue
-                key = np.array([self.seed, number], np.uint64)
-                values = weight.initializer(
-                    weight.shape, np.random.Generator(np.random.Philox(key=key))
-                )
-                yield number, np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-                number += 1
 
     def _plan(self, request: Request) -> Lowered:
         lowered = self._plans.get(request)
@@ -511,15 +493,3 @@ class Network:
         inside = ", ".join(map(repr, self.layers))
         size = f", {self.count_params():,} parameters" if self.built else ", not built"
         return f"<{type(self).__name__} [{inside}]{size}>"
-
-
-def _values(home: Network, layer: Layer) -> list[np.ndarray]:
-    """A layer's weights in a network, flat."""
-    return home._flat(home._numbers(layer))
-
-
-def _weights_in(home: Network | None, new: Network, layer: Layer) -> Iterable[np.ndarray | None]:
-    """A layer's weights in the network that has them, or None for each that is to be drawn."""
-    if home is None or home is new or not home.built:
-        return itertools.repeat(None)
-    return _values(home, layer)

@@ -10,9 +10,9 @@ import numpy as np
 
 from . import _core, check, losses, optimizers
 from .callbacks import CallbackList
-from .errors import DivergenceError, raise_bad_input
-from .evaluation import evaluate, source_name
-from .fit import ArrayEpochs, Fit, diverged_layer
+from .evaluation import evaluate
+from .fit import ArrayEpochs, Fit
+from .gradients import apply_gradients, gradients_of
 from .history import History
 from .losses import Custom, Loss
 from .lowering import Lowered, Request, prediction
@@ -466,33 +466,7 @@ class Trainer:
         DivergenceError
             If the loss is NaN or infinite.
         """
-        data = self._prepare(x, y, sample_weight)
-        if not len(data):
-            raise ValueError("the batch has no rows")
-        if isinstance(self.losses[0], Custom):
-            raise ValueError("gradients wants one of fastnet's losses")
-        net = self.network
-        with net._training:
-            lowered = self._plan(data, "train", len(data), "none")
-            optimizer, params = self._begin()
-            params.need_gradient()
-            work = lowered.take_work()
-            result = _core.run(
-                lowered.plan, params, work, data.sources, n_rows=len(data), batch_size=len(data),
-                rates=np.zeros(1), optimizer=optimizer, step=self.steps, seed=net.seed,
-            )  # fmt: skip
-            lowered.works.append(work)
-            if result.status == "input":
-                raise_bad_input(result, source_name(net, result.bad_source))
-            if result.status == "diverged":
-                layer = diverged_layer(net, data.inputs)
-                raise DivergenceError(
-                    f"the loss of this batch is not finite; layer {layer!r}", layer, 0, 0
-                )
-            return [
-                net._read(i, 3) if weight.trainable else np.zeros(weight.shape, np.float32)
-                for i, (_, weight) in enumerate(net._weight_list())
-            ]
+        return gradients_of(self, self._prepare(x, y, sample_weight))
 
     def apply_gradients(self, gradients: Sequence[Any]) -> None:
         """One optimizer step with given gradients, in the order of ``network.get_weights()``.
@@ -504,31 +478,7 @@ class Trainer:
         DivergenceError
             If a weight becomes infinite; the weights are then as before.
         """
-        net = self.network
-        net._need_built("apply_gradients")
-        arrays = net._as_weights("gradients", gradients)
-        rates = self.optimizer.schedule.rates(self.steps, 1)
-        with net._training:
-            optimizer, params = self._begin()
-            params.need_gradient()
-            for i, array in enumerate(arrays):
-                params.set(i, array, 3)
-            lowered = net._plan(Request("train", 1, self.losses, update="flat"))
-            start, work = self._keep_start(), lowered.take_work()
-            _core.run(
-                lowered.plan, params, work, (), n_rows=0, batch_size=1, rates=rates,
-                optimizer=optimizer, step=self.steps, seed=net.seed, apply_only=True,
-            )  # fmt: skip
-            lowered.works.append(work)
-            number = params.nonfinite()
-            if number >= 0:
-                layer, step = net._weight_names()[number].rpartition(".")[0], self.steps
-                self._restart(start)
-                raise DivergenceError(
-                    f"the step made weights of layer {layer!r} infinite", layer, 0, step
-                )
-            self.steps += 1
-            net._changed()
+        apply_gradients(self, gradients)
 
     def __repr__(self) -> str:
         all_names = [[m.name for m in own] for own in self._metrics]
