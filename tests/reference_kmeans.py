@@ -40,8 +40,12 @@ def squared_distances(x, centers):
     return np.maximum(products, 0)
 
 
-def assign(x, centers):
-    """(labels, squared distances, ties): the nearest centre of each row, the lowest of equals."""
+def assign(x, centers, given=True):
+    """(labels, squared distances, ties): the nearest centre of each row, the lowest of equals.
+
+    Centres that are equal bit for bit are no tie where they are given; as means of copies of one
+    row (`given` False) they are equal or differ in the last bit, as rounding has it.
+    """
     far = squared_distances(x, centers)
     labels = far.argmin(axis=1)
     rows = np.arange(len(x))
@@ -54,7 +58,7 @@ def assign(x, centers):
         labels[i] = candidates[exact.argmin()]
         close = exact <= exact.min() + TIE * scale
         same = (centers[candidates[close]] == centers[labels[i]]).all()
-        ties += close.sum() > 1 and not same
+        ties += close.sum() > 1 and not (same and given)
     return labels, ((x - centers[labels]) ** 2).sum(axis=1), ties
 
 
@@ -132,7 +136,7 @@ def lloyd(x, centers, weights=None, *, max_iter=300, tol=1e-4, fixed=None, metri
     result = Result(np.full(len(x), -1), centers, np.nan, 0)
     strict = False
     for iteration in range(max_iter):
-        labels, distances, ties = assign(x, centers)
+        labels, distances, ties = assign(x, centers, given=iteration == 0)
         new, more = update(x, weights, labels, distances, centers, fixed, metric, sizes)
         result.ties += ties + more
         shift = ((new - centers) ** 2).sum()
@@ -148,7 +152,7 @@ def lloyd(x, centers, weights=None, *, max_iter=300, tol=1e-4, fixed=None, metri
             break
     empty = (np.bincount(result.labels, weights, minlength=len(centers)) == 0) & ~fixed
     if not strict or empty.any():
-        result.labels, _, ties = assign(x, centers)
+        result.labels, _, ties = assign(x, centers, given=False)
         result.ties += ties
     distances = ((x - centers[result.labels]) ** 2).sum(axis=1)
     result.inertia = half * (weights * distances).sum()
