@@ -1,6 +1,7 @@
 """fastnet cluster: what it prints and writes, and errors in one line."""
 
 import csv
+import functools
 import json
 import struct
 
@@ -14,18 +15,9 @@ from fastnet.cli.cluster import _fixed
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Run a command line in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("FASTNET_DEBUG", raising=False)
-
-    def run(*words):
-        code = main(["cluster", *map(str, words)])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return run
+def run(run):
+    """Run `fastnet cluster` in an empty folder: (exit code, stdout, stderr)."""
+    return functools.partial(run, "cluster")
 
 
 @pytest.fixture
