@@ -102,7 +102,8 @@ def load_image_folder(
     fit : "stretch" (the default), "crop" or "pad"
         For pictures of other proportions: stretched, their middle cut out, or black beside them.
     validation_split : float in [0, 1), default 0
-        Share of each class that becomes the test part, where the folder has none of its own.
+        Share of each class that becomes the test part, where the folder has none of its own; one
+        picture of each stays in the training part.
     seed : int, default 0
         Of the split and of the order of the rows, which mixes the classes.
     cache : bool, str or path, default True
@@ -257,7 +258,7 @@ def _arranged(pictures: list[_Picture], classes: int, options: _Options) -> list
         for k in range(classes):
             rows = [i for i, p in enumerate(pictures) if p.label == k]
             order = rng.permutation(len(rows))
-            for i in order[: round(options.split * len(rows))]:
+            for i in order[: min(round(options.split * len(rows)), len(rows) - 1)]:
                 old = pictures[rows[i]]
                 pictures[rows[i]] = _Picture(old.path, old.label, True)
     mixed = [pictures[i] for i in rng.permutation(len(pictures))]

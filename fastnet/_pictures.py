@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ MOST_PIXELS = 64_000_000
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".pgm", ".ppm", ".pbm",
 )  # fmt: skip
+#: What a picture may be, whatever its name says: Pillow would run Ghostscript for a PostScript one.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_BLOCK = 1 << 20  # pixels of a picture that are computed with at once
 
 
 def need_pillow() -> None:
@@ -47,12 +51,13 @@ def open_picture(
     ------
     FileNotFoundError
     ValueError
-        If it is no readable picture, or one of more than 64 million pixels.
+        If it is no readable picture (PNG, JPEG, BMP, GIF, WebP, TIFF, PPM), or one of more than 64
+        million pixels.
     """
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as file:  # reads the head only
+        with Image.open(path, formats=_FORMATS) as file:  # reads the head only
             width, height = file.size
             limit = min(MOST_PIXELS, Image.MAX_IMAGE_PIXELS or MOST_PIXELS)
             if width * height > limit:
@@ -61,8 +66,7 @@ def open_picture(
                 file.draft("L" if mode == "L" else None, (max(near), max(near)))
             image = ImageOps.exif_transpose(file)
         if image.mode.startswith("I"):  # 16 bits in one channel, which convert() would clip
-            wide = np.asarray(image).astype(np.float64)
-            image = Image.fromarray(np.clip(wide / 257, 0, 255).round().astype(np.uint8))
+            image = Image.fromarray(_eight_bits(np.asarray(image)))
         if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
             image = _flatten(image.convert("RGBA"))
         return image.convert(mode)
@@ -72,13 +76,32 @@ def open_picture(
         raise ValueError(f"{path}: not a readable picture ({error})") from None
 
 
+def _lines(pixels: np.ndarray) -> Iterator[slice]:
+    """Lines of a picture, about `_BLOCK` pixels at a time: copies of all of it would be large."""
+    step = max(1, _BLOCK // max(1, pixels.shape[1]))
+    for i in range(0, len(pixels), step):
+        yield slice(i, i + step)
+
+
+def _eight_bits(wide: np.ndarray) -> np.ndarray:
+    """0..65535 as 0..255."""
+    result = np.empty(wide.shape, np.uint8)
+    for at in _lines(wide):
+        result[at] = np.clip(wide[at].astype(np.float64) / 257, 0, 255).round()
+    return result
+
+
 def _flatten(image: Any) -> Any:
     """An RGBA picture on white, or on black when what is drawn is mostly bright."""
     from PIL import Image
 
-    pixels = np.asarray(image).astype(np.float64)
-    alpha = pixels[..., 3]
-    bright = (pixels[..., :3].mean(axis=-1) * alpha).sum() > 127.5 * alpha.sum()
+    pixels = np.asarray(image)
+    ink = light = 0
+    for at in _lines(pixels):
+        alpha = pixels[at, :, 3].astype(np.int64)
+        ink += int(alpha.sum())
+        light += int((pixels[at, :, :3].sum(axis=-1, dtype=np.int64) * alpha).sum())
+    bright = light > 3 * 127.5 * ink
     paper = Image.new("RGBA", image.size, (0, 0, 0, 255) if bright else (255, 255, 255, 255))
     return Image.alpha_composite(paper, image)
 

@@ -431,7 +431,7 @@ def read_image(
     Parameters
     ----------
     path : str or path
-        A file of any format that Pillow reads.
+        A PNG, JPEG, BMP, GIF, WebP, TIFF or PPM file.
     shape : int or tuple of int
         The input shape that is wanted: (height, width), (height, width, 1 or 3), or the number of
         features of a square grey image.
@@ -460,8 +460,9 @@ def read_image(
     need_pillow()
     from PIL import Image, ImageOps
 
+    near = (width, height) if fit == "stretch" else None  # as for a folder, to the bit
     with own_limit():
-        image = open_picture(path, "L" if channels == 1 else "RGB")
+        image = open_picture(path, "L" if channels == 1 else "RGB", near)
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     background = np.median(border.reshape(-1, channels), axis=0).astype(int)

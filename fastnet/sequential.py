@@ -42,19 +42,19 @@ class Sequential(Network):
 
     def add(self, layer: Layer) -> None:
         """Append a layer, or a network as one. Not after the network is built."""
-        if isinstance(layer, Network):
-            layer = layer._as_layer()
-        if not isinstance(layer, Layer):
+        if not isinstance(layer, Layer | Network):
             raise TypeError(f"layers must be fastnet layers, got {layer!r}")
+        if layer is self:
+            raise ValueError(f"{self.name} cannot be a layer of itself")
         if self._nested is not None:
             raise ValueError("the network is a part of another one; its layers are fixed")
-        if any(layer is other for other in self.layers):
+        if any(layer in (other, getattr(other, "inside", None)) for other in self.layers):
             raise ValueError(f"{layer!r} is in the network already; make a second one")
         if isinstance(layer, Input) and self.layers:
             raise ValueError("Input comes first")
         if self.built:
             raise ValueError("the network is built; its layers are fixed")
-        self.layers.append(layer)
+        self.layers.append(layer._as_layer() if isinstance(layer, Network) else layer)
 
     def build(self, input_shape: int | tuple[int, ...] | None = None) -> None:
         first = self.layers[0] if self.layers else None

@@ -163,6 +163,23 @@ def test_a_network_in_a_chain_ends_with_its_softmax():
         body.add(layers.Dense(3))
 
 
+def test_no_network_is_a_layer_of_itself_and_a_refused_one_stays_free():
+    net, other = fn.Sequential([layers.Dense(3)], name="tower"), fn.Sequential([layers.Dense(4)])
+    with pytest.raises(ValueError, match="tower cannot be a layer of itself"):
+        net.add(net)
+    net.add(layers.Dense(2))
+    whole = fn.Sequential([net], name="whole")
+    with pytest.raises(ValueError, match="its layers are fixed"):
+        net.add(whole)
+    with pytest.raises(ValueError, match="in the network already"):
+        whole.add(net)
+    whole.build(5)
+    with pytest.raises(ValueError, match="is built"):
+        whole.add(other)
+    other.add(layers.Dense(1))
+    assert (whole.output_shape, other.predict(rows()).shape) == ((2,), (37, 1))
+
+
 def test_go_on_from_inside_a_network():
     """Feature extraction: outputs and layers of a network are symbolic values again."""
     net = fn.Sequential([layers.Dense(4, activation="tanh"), layers.Dense(3)], seed=0)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
@@ -80,6 +81,15 @@ def test_split_takes_a_share_of_each_class(folder):
     assert len(data.files) + len(data.files_test) == 30
     wanted = np.array([COLORS[c] for c in data.classes])[data.y_test]
     assert np.abs(data.x_test.reshape(7, -1, 3).mean(axis=1) - wanted).max() < 30
+
+
+def test_split_leaves_a_picture_of_each_class_to_learn_from(tmp_path):
+    for name, count in (("a", 1), ("b", 2), ("c", 9)):
+        for i in range(count):
+            solid(tmp_path / "few" / name / f"{i}.png", i)
+    data = load(tmp_path / "few", validation_split=0.95)
+    assert np.bincount(data.y_train).tolist() == [1, 1, 1]
+    assert np.bincount(data.y_test, minlength=3).tolist() == [0, 1, 8]
 
 
 def test_what_is_passed_over(folder, tmp_path):
@@ -204,6 +214,32 @@ def test_palettes_transparency_16_bits_and_cmyk(tmp_path):
     assert (rows["6"] == (10, 200, 30)).all()
 
 
+@pytest.mark.parametrize("block", [1, 7, 30, 1 << 20])
+def test_large_pictures_are_computed_with_in_blocks(tmp_path, monkeypatch, block):
+    """Of 16 bits, and transparent ones: bright ones lie on black, dark ones on white."""
+    monkeypatch.setattr(_pictures, "_BLOCK", block)
+    wide = RNG.integers(0, 65536, (9, 7)).astype(np.uint16)
+    got = one(tmp_path / "wide", PIL.fromarray(wide), (9, 7), "grayscale")
+    np.testing.assert_array_equal(got, np.rint(wide / 257))
+    for bright in (False, True):
+        ink = np.zeros((9, 7, 4), np.uint8)
+        ink[:3] = (*[255 * bright] * 3, 255)
+        ink[8] = (*[255 * (not bright)] * 3, 255)
+        got = one(tmp_path / f"ink {bright}", PIL.fromarray(ink), (9, 7), "grayscale")
+        assert (got[:3] == 255 * bright).all() and (got[3:] == 255 * (not bright)).all()
+
+
+def test_a_large_transparent_picture_takes_little_memory(tmp_path):
+    PIL.new("RGBA", (3000, 3000), (9, 9, 9, 200)).save(tmp_path / "x.png")
+    tracemalloc.start()
+    try:
+        _pictures.open_picture(tmp_path / "x.png", "RGB")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12 * 3000 * 3000
+
+
 def test_large_photographs_are_decoded_small(tmp_path):
     y, x = np.mgrid[:1200, :1600]
     pixels = np.stack([x // 7, y // 5, (x + y) // 12], -1).astype(np.uint8)
@@ -270,6 +306,15 @@ def test_damaged_and_enormous_pictures_are_listed_once(folder, cache):
         assert np.abs(means - wanted).max() < 30
         names = [*data.files, *data.files_test]
         assert [n.split("/")[0] for n in names] == data.classes[y].tolist()
+
+
+def test_programs_are_no_pictures(tmp_path):
+    """A PostScript file is a program, which Pillow would have Ghostscript run."""
+    path = solid(tmp_path / "x" / "a" / "fine.png", 3)
+    PIL.new("RGB", (9, 9)).save(path.with_name("program.eps"))
+    path.with_name("program.eps").rename(path.with_name("program.png"))
+    with pytest.warns(UserWarning, match=r"1 of 2 .*a/program\.png: not a readable picture"):
+        assert load(tmp_path / "x").files == ("a/fine.png",)
 
 
 def test_nothing_readable_is_an_error(tmp_path):
