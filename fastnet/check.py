@@ -155,6 +155,11 @@ def rows(name: str, x: Any, wanted: tuple[int, ...]) -> Any:
         raise ValueError(
             f"{name} is one row of shape {x.shape}; pass {name}[None] for a batch of one"
         )
+    if len(wanted) > 1 and x.shape[1:] == (wanted[-1], *wanted[:-1]):
+        raise ValueError(
+            f"{name} must have shape (n, {', '.join(map(str, wanted))}), the channels last, got "
+            f"{x.shape}; np.moveaxis({name}, 1, -1) makes it so"
+        )
     if x.ndim and math.prod(x.shape[1:]) == math.prod(wanted):
         raise ValueError(
             f"{name} must have shape (n, {', '.join(map(str, wanted))}), got {x.shape}; "

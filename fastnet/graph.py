@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .layers import Input, Layer
+from .layers.base import build_layer
 
 if TYPE_CHECKING:
     from .network import Network
@@ -112,10 +113,9 @@ def call(layer: Layer, x: Any) -> Any:
             f"weights with rows of shape {shape} (from {_names(xs)}); make a second layer"
         )
     try:
-        y: Any = layer.build(shape)
+        y = build_layer(layer, shape)
     except ValueError as error:
         raise ValueError(f"layer {layer.label!r} on {_names(xs)}: {error}") from None
-    layer.input_shape, layer.output_shape = shape, y
     layer._called = True
     made = Made(layer, xs, y if isinstance(y, list) else [y])
     layer._output = made.outputs if isinstance(y, list) else made.outputs[0]

@@ -7,6 +7,7 @@ gradient has one writer. Nothing else in Python knows how the engine computes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
@@ -303,8 +304,22 @@ def lower(network: Network, request: Request) -> Lowered:
         for i, (y, _) in enumerate(answers):
             assert y is not None
             to.plan.op("output", [to.real(y)], target=i)
-    to.plan.finish()
+    _finish(to.plan, result.labels)
     return result
+
+
+def _finish(plan: _core.Plan, labels: Sequence[str]) -> None:
+    """The engine's last checks; its errors get the names of layers for their numbers."""
+    try:
+        plan.finish()
+    except ValueError as error:
+        names = dict(enumerate(labels))
+        text = re.sub(
+            r"op \d+ \((\w+), layer (\d+)\)",
+            lambda m: f"layer {names.get(int(m[2]), m[2])!r} ({m[1]})",
+            str(error),
+        )
+        raise ValueError(text) from None
 
 
 def _lower_losses(

@@ -15,6 +15,7 @@ from . import _core, check
 from .first_weights import first_weights
 from .graph import MOST_CALLS, Graph, Nested, Tensor, as_tensor, chain, leaves, replay
 from .layers import Input, Layer
+from .layers.base import build_layer
 from .lowering import Lowered, Request, lower, prediction
 from .predicting import inputs_of, one_row, outputs_of
 
@@ -101,14 +102,13 @@ class Network:
             if layer.network is None:
                 layer._network = weakref.ref(self)
             try:
-                y = layer.build(x)
+                y = build_layer(layer, x)
             except ValueError as error:
                 raise ValueError(f"layer {layer.name!r}: {error}") from None
             if layer.several or isinstance(y, list):
                 raise ValueError(
                     f"layer {layer.name!r} has several inputs or outputs; use fn.Model"
                 )
-            layer.input_shape, layer.output_shape = x, y
             x = y
         self._take_graph(chain(self.layers, shape))
 

@@ -48,6 +48,7 @@ def test_names_of_keras_for_normalisation():
     assert (norm.groups, norm.epsilon, norm.center, norm.scale) == (32, 1e-3, True, True)
     assert layers.LayerNorm().epsilon == 1e-3
     layers.LayerNorm(axis=[-1])
+    layers.BatchNorm(axis=np.int64(-1))
 
 
 def test_default_names_are_those_of_keras():
@@ -110,6 +111,49 @@ def test_defaults_are_those_of_keras():
 def test_wrong_arguments(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (layers.UpSampling2D(10**6), r"rows of shape \(8000000, .* come of it: at most 2\*\*29"),
+        (layers.ZeroPadding2D(2**20), r"rows of shape \(2097160, .* come of it"),
+        (layers.Conv2DTranspose(8, 3, 10**6), r"rows of shape \(8000000, .* come of it"),
+        (layers.Conv2D(2**31, 3), r"rows of shape \(6, 6, 2147483648\) would come of it"),
+        (layers.Conv2D(8, 10**6, padding="same"), r"its kernel \(1000000, .* is too large"),
+        (
+            layers.Conv2D(8, 3, 2**20, 2**20),
+            r"\(conv2d\): the picture with its padding is too large",
+        ),
+    ],
+)
+def test_what_the_engine_cannot_hold_names_the_layer(layer, message):
+    layer.name = "mine"
+    with pytest.raises(ValueError, match=f"layer 'mine'.*{message}"):
+        fn.Sequential([layers.Input((8, 8, 3)), layer]).build()
+    with pytest.raises(ValueError, match=f"layer 'mine'.*{message}"):
+        fn.Model(x := fn.Input((8, 8, 3)), type(layer)(**layer.config(), name="mine")(x)).build()
+
+
+def test_sizes_beyond_all_pictures_are_named():
+    for make in (
+        lambda n: layers.Conv2D(1, 3, strides=n), lambda n: layers.Conv2D(1, 3, dilation_rate=n),
+        lambda n: layers.Conv2D(1, 3, padding=n), lambda n: layers.MaxPool2D(2, strides=(1, n)),
+        layers.AvgPool2D, layers.ZeroPadding2D, layers.UpSampling2D,
+    ):  # fmt: skip
+        make(2**20)
+        for n in (2**20 + 1, 10**30):
+            with pytest.raises(ValueError, match=rf"must be at most 2\*\*20, got .*{n}"):
+                make(n)
+
+
+def test_pictures_with_channels_first_are_told():
+    net = fn.Sequential([layers.Input((7, 5, 3)), layers.Conv2D(2, 3)], seed=0)
+    x = images()
+    with pytest.raises(
+        ValueError, match=r"channels last, got \(4, 3, 7, 5\); np.moveaxis\(x, 1, -1"
+    ):
+        net.predict(np.moveaxis(x, -1, 1))
 
 
 TWO_AXES = [

@@ -23,12 +23,15 @@ def channels_last(value: Any) -> None:
 
 
 def per_axis(name: str, value: Any, axes: int, low: int = 1) -> tuple[int, ...]:
-    """One integer >= low for each axis, or one for all of them."""
+    """One integer from `low` to 2**20 for each axis, or one for all of them."""
     if isinstance(value, Integral) and not isinstance(value, bool):
         value = (value,) * axes
     if not isinstance(value, tuple | list) or len(value) != axes:
         raise TypeError(f"{name} must be an integer or {axes} of them, got {value!r}")
-    return tuple(check.integer(f"{name}[{i}]", n, low=low) for i, n in enumerate(value))
+    numbers = tuple(check.integer(f"{name}[{i}]", n, low=low) for i, n in enumerate(value))
+    if max(numbers) > 2**20:
+        raise ValueError(f"{name} must be at most 2**20, got {value!r}")
+    return numbers
 
 
 def sides(name: str, value: Any, axes: int) -> Sides:

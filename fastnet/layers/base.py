@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import weakref
 from collections.abc import Callable
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 
+#: Numbers in a row, and in a weight.
+MOST_VALUES = 2**29
 #: Layer classes by name: the closed table that model files are read with.
 LAYERS: dict[str, type[Layer]] = {}
 
@@ -147,6 +150,22 @@ class Layer:
     def __repr__(self) -> str:
         arguments = ", ".join(f"{k}={v!r}" for k, v in self.config().items() if v is not None)
         return f"{type(self).__name__}({arguments})"
+
+
+def build_layer(layer: Layer, input_shape: Any) -> Any:
+    """`Layer.build`; the layer has its shapes then. ValueError, and it has none, if it cannot take
+    the rows or if what comes of them is more than the engine holds."""
+    before = layer.input_shape, layer.output_shape
+    y: Any = layer.build(input_shape)
+    for shape in y if isinstance(y, list) else [y]:
+        if math.prod(shape) > MOST_VALUES:
+            raise ValueError(f"rows of shape {shape} would come of it: at most 2**29 values go")
+    layer.input_shape, layer.output_shape = input_shape, y
+    for weight in layer.weights():
+        if math.prod(weight.shape) > MOST_VALUES:
+            layer.input_shape, layer.output_shape = before
+            raise ValueError(f"its {weight.name} {weight.shape} is too large: 2**29 numbers go")
+    return y
 
 
 def layer_config(layer: Layer) -> dict[str, Any]:

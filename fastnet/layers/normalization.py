@@ -3,6 +3,7 @@ batch_norm.c."""
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import check
@@ -23,7 +24,7 @@ class _Norm(Layer):
 
     def __init__(
         self,
-        axis: int = -1,
+        axis: Any = -1,
         epsilon: float = 1e-3,
         center: bool = True,
         scale: bool = True,
@@ -36,9 +37,9 @@ class _Norm(Layer):
         kind = type(self).__name__
         if isinstance(axis, tuple | list) and len(axis) == 1:
             axis = axis[0]
-        if isinstance(axis, bool) or not isinstance(axis, int):
+        if isinstance(axis, bool) or not isinstance(axis, Integral):
             raise TypeError(f"axis of {kind} must be -1, the last axis, got {axis!r}")
-        self._axis = axis
+        self._axis = int(axis)
         self.epsilon = check.number("epsilon", epsilon, above=0)
         self.center, self.scale = bool(center), bool(scale)
         self.beta_initializer = get_initializer(beta_initializer)
