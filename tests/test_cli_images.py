@@ -207,6 +207,29 @@ def test_drawings_are_read_by_the_network_that_comes_along(run, drawings, dark):
     assert np.mean(np.array(said) == y) > 0.96
 
 
+def test_a_folder_of_drawings_is_read_as_single_ones_are(run, drawings, tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTNET_CACHE", str(tmp_path / "cache"))
+    x, y = (part[:30] for part in drawings)
+    for i, (image, digit) in enumerate(zip(x, y, strict=True)):
+        path = tmp_path / "drawn" / str(digit) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.fromarray(page(image)).save(path)
+    code, out, _ = run("predict", "drawn", "--format", "json")
+    assert code == 0
+    answers = json.loads(out)
+    files = datasets.load_image_folder("drawn", 8, progress=False).files
+    single = json.loads(run("predict", *(f"drawn/{f}" for f in files), "--format", "json")[1])
+    assert [a["score"] for a in answers] == [a["score"] for a in single]
+    assert np.mean([a["prediction"] == a["label"] for a in answers]) > 0.9
+    model = str(zoo.path("mnist-cnn"))
+    result = json.loads(run("evaluate", model, "--data", "drawn", "--format", "json")[1])
+    assert (result["rows"], result["accuracy"] > 0.9) == (30, True)
+    (some,) = {file.split("/")[0] for file in files[:1]}
+    said = json.loads(run("predict", f"drawn/{some}", "--format", "json")[1])
+    want = [f"drawn/{file}" for file in sorted(files) if file.startswith(f"{some}/")]
+    assert [a["input"] for a in said] == want
+
+
 def test_a_blank_page_is_no_digit(run):
     PIL.fromarray(np.full((40, 30), 250, np.uint8)).save("blank.png")
     code, out, err = run("predict", "blank.png")

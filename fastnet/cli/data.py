@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,11 +30,16 @@ class Pictures:
     color: str = "rgb"
     split: float = 0.0
     seed: int = 0
+    #: Rows of this shape, each made as this card says; None: resized alone.
+    shape: tuple[int, ...] = ()
+    card: Card | None = None
 
     @classmethod
     def like(cls, card: Card, shape: tuple[int, ...], source: str) -> Pictures:
         """As the model that has this card and input shape was trained on them. The folder that it
         was trained on is split as it was then; another one, told by its name, is all new."""
+        if card.pixels is not None and card.prepare != "stretch":
+            return cls(shape=shape, card=card)
         size, color = ((shape[0], shape[1]), "grayscale") if len(shape) > 1 else ((64, 64), "rgb")
         if len(shape) == 3 and shape[2] == 3:
             color = "rgb"
@@ -61,9 +66,39 @@ def open_data(source: str, label: str | None = None, pictures: Pictures | None =
             )
         for warning in caught:
             note(str(warning.message))
-        return data
+        return data if how.card is None else _prepared(source, data, how.shape, how.card)
     with step(f"reading {source}"):
         return load_table(source, label=-1 if label is None else label)
+
+
+def _prepared(source: str, data: Any, shape: tuple[int, ...], card: Card) -> Dataset:
+    """A folder's pictures made as single ones are, for a model that knows drawings."""
+    from dataclasses import replace
+
+    def rows(files: tuple[str, ...]) -> np.ndarray:
+        made = [picture_row(Path(source) / file, shape, card) for file in files]
+        return np.array(made, np.uint8).reshape(len(files), *shape)
+
+    with step(f"reading {source}"):
+        test = None if data.x_test is None else rows(data.files_test)
+        return replace(data, x_train=rows(data.files), x_test=test)
+
+
+def picture_row(path: str | Path, shape: tuple[int, ...], card: Card) -> np.ndarray:
+    """A picture as a row of a model, uint8 of `shape`, 255 for full ink; a drawing is all 0 where
+    nothing is drawn."""
+    from .._pictures import read_digit
+    from ..readers import image_shape, read_image
+
+    height, width, channels = image_shape(shape[0] if len(shape) == 1 else shape)
+    if card.prepare == "stretch":
+        image = read_image(path, (height, width, channels), invert=False, fit="stretch")
+    elif card.prepare != "pad" and channels == 1 and height == width:
+        box = height if card.prepare == "digits" else round(height * 20 / 28)
+        image = read_digit(path, height, box)
+    else:
+        image = read_image(path, (height, width, channels))
+    return image.reshape(shape)
 
 
 def is_images(x: np.ndarray) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._pictures import SUFFIXES, read_digit
+from .._pictures import SUFFIXES
 from . import data as datas
 from .common import UsageError, add_label, add_threads, note, number, percent
 from .model import CLASSES, PREPARE, Card, as_rows, open_model, scores
@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", metavar="[MODEL] INPUT", nargs="+",
         help="a file that train or net.save wrote (without one: the MNIST network that comes with "
-        "fastnet), and a picture, .npy, .npz, .csv, a data set's name, or a row of numbers as "
-        "5.1,3.5,1.4",
+        "fastnet), and a picture, a folder of pictures, .npy, .npz, .csv, a data set's name, or a "
+        "row of numbers as 5.1,3.5,1.4",
     )  # fmt: skip
     parser.add_argument(
         "--prepare", choices=PREPARE, metavar="HOW",
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         model = str(zoo.path(_NO_MODEL))
     network, card = open_model(model)
     card.prepare = args.prepare or card.prepare
-    inputs = [_read(text, args, network, card) for text in texts]
+    inputs = [_read(each, args, network, card) for text in texts for each in _loose(text)]
     writer = {"text": _text, "csv": _csv, "json": _json}[args.format]
     with threads(args.threads):
         answers = (a for source in inputs for a in _predict(source, args, network, card))
@@ -102,6 +102,16 @@ def _split(texts: list[str]) -> tuple[str | None, list[str]]:
     if not rest or data or os.path.isdir(first) or _typed_row(first) is not None:
         return None, texts
     return first, rest
+
+
+def _loose(text: str) -> list[str]:
+    """The pictures that lie in a folder by themselves, not by class; anything else as it is."""
+    from ..readers import is_picture_folder
+
+    if not os.path.isdir(text) or is_picture_folder(text):
+        return [text]
+    names = sorted(n for n in os.listdir(text) if n.lower().endswith(_PICTURES) and n[0] != ".")
+    return [os.path.join(text, name) for name in names] or [text]
 
 
 def _read(text: str, args: argparse.Namespace, network: Any, card: Card) -> _Input:
@@ -135,22 +145,11 @@ def _typed_row(text: str) -> np.ndarray | None:
 
 
 def _picture(path: str, network: Any, card: Card) -> np.ndarray:
-    from ..readers import image_shape, read_image
-
     if card.pixels is None:
         raise UsageError(f"{path}: the model was trained on a table, not on pictures")
-    shape = network.input_shape
-    height, width, channels = image_shape(shape[0] if len(shape) == 1 else shape)
-    if card.prepare == "stretch":
-        image = read_image(path, (height, width, channels), invert=False, fit="stretch")
-    elif card.prepare != "pad" and channels == 1 and height == width:
-        box = height if card.prepare == "digits" else round(height * 20 / 28)
-        image = read_digit(path, height, box)
-        if not image.any():
-            raise UsageError(f"{path}: nothing is drawn there")
-    else:
-        image = read_image(path, (height, width, channels))
-    image = image.reshape(1, *shape)
+    image = datas.picture_row(path, network.input_shape, card)[None]
+    if card.prepare in ("mnist", "digits") and not image.any():
+        raise UsageError(f"{path}: nothing is drawn there")
     return image if card.pixels == 255 else image.astype(np.float32) / 255
 
 
