@@ -249,6 +249,29 @@ def test_a_fit_goes_on_after_its_labels_were_asked_for(d, k, steps):
     np.testing.assert_allclose(np.frombuffer(engine.centers).reshape(k, d), centers, atol=1e-12)
 
 
+@pytest.mark.parametrize(("d", "k"), [(30, 12), (200, 7)])
+@pytest.mark.parametrize("dtype", ["f", "d"])
+def test_noise_gives_bounds_up_and_keeps_the_results(d, k, dtype):
+    """Bounds that let hardly a point be skipped are not kept in some iterations; nor is a basis."""
+    x = np.random.default_rng(k).normal(size=(3000, d)).astype(dtype)
+    assert _core.KMeansFit(x, None, k).path == ("narrow" if d == 30 else "dense")
+    auto, plain, kept = (fit(x, x[:k], 14, algorithm=how) for how in ("auto", "lloyd", "hamerly"))
+    for other in (plain, kept):
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(auto[:2], other[:2], strict=True))
+        assert [r[:3] for r in auto[2]] == [r[:3] for r in other[2]]
+    looked = zip(auto[2], kept[2], strict=True)
+    assert any(a[3] >= 3000 * k > b[3] for a, b in looked)
+
+
+def test_bounds_are_kept_where_they_pay():
+    rng = np.random.default_rng(0)
+    x = (9 * rng.normal(size=(12, 5)))[rng.integers(0, 12, 4000)] + rng.normal(size=(4000, 5))
+    auto, kept = (fit(x, x[:12], 30, algorithm=how)[2] for how in ("auto", "hamerly"))
+    assert len(auto) == len(kept) > 8
+    assert sum(r[3] for r in auto[6:]) <= 1.01 * sum(r[3] for r in kept[6:])
+    assert auto[-1][3] < 0.3 * 4000 * 12
+
+
 @pytest.mark.parametrize("d", [20, 200])
 def test_a_single_cluster_is_looked_at_once(d):
     x = np.random.default_rng(0).normal(size=(3000, d)).astype(np.float32)

@@ -128,7 +128,7 @@ static void score_block(fn_km_job *w, const int32_t *list, int count) {
         }
         set_label(w, at, a);
         set_gap(w, at, s->second[i] - top);
-        if (!km->bounds) continue;
+        if (!km->keep) continue;
         set_bounds(w, at, upper_bound(km, top, s->squares[i]),
                    lower_bound(km, s->second[i], s->squares[i]));
     }
@@ -144,13 +144,11 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread) {
     fn_km_job w = {
         .km = km, .s = s, .first = first, .moves = km->moves + (int64_t)tile * km->tile_rows};
     int left = count;
-    const bool whole = km->mode == FN_KM_MODE_DENSE && fn_km_now_in_place(km);
-    const bool filter = km->bounds && !km->first && !whole;
-    if (filter && km->rival)
+    if (km->known && km->rival)
         left = km->kernel->filter_rivals(km->labels + first, km->rival + first, km->drift,
                                          km->drift_others, count, km->upper + first,
                                          km->lower + first, km->rival_lower + first, s->list);
-    else if (filter)
+    else if (km->known)
         left = km->kernel->filter(km->labels + first, km->drift, km->drift_others, km->apart, count,
                                   km->upper + first, km->lower + first, s->list);
     else
@@ -159,7 +157,7 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread) {
     if (km->clearing)
         memset(km->family_lower + first * km->families, 0,
                (size_t)(count * km->families) * sizeof *km->family_lower);
-    if (filter && km->rival && km->calm && !km->exact_only && !visiting)
+    if (km->known && km->rival && km->calm && !km->exact_only && !visiting)
         left = fn_km_strike(&w, s->list, left);
     if (km->exact_only) {
         for (int i = 0; i < left; i++) fn_km_decide(&w, s->list[i], NULL, km->k, INFINITY);
@@ -169,7 +167,6 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread) {
         fn_km_multiply_sparse(&w, s->list, left);
     } else if (fn_km_now_in_place(km)) {
         fn_km_multiply_in_place(&w, count);
-        for (int i = 0; i < count && whole; i++) set_bounds(&w, i, INFINITY, 0); /* not known */
     } else if (km->mode == FN_KM_MODE_DENSE) {
         if (left) fn_km_multiply_rows(&w, s->list, left);
     } else {
@@ -186,4 +183,5 @@ void fn_km_assign_tile(fn_km *km, int tile, int thread) {
     if (km->measuring) km->tile_inertia[tile] = fn_km_measure_rows(km, first, count, s->row);
     km->n_moves[tile] = w.n_moves;
     km->tile_computed[tile] = w.computed;
+    km->tile_stays[tile] = w.stays;
 }

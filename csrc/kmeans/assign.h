@@ -17,7 +17,7 @@ typedef struct {
     int64_t first; /* row */
     fn_km_move *moves;
     int n_moves;
-    int64_t computed;
+    int64_t computed, stays;
 } fn_km_job;
 
 static inline void set_label(fn_km_job *w, int at, int32_t label) {
@@ -45,7 +45,7 @@ static inline void set_gap(fn_km_job *w, int at, float gap) {
 }
 
 static inline void set_bounds(fn_km_job *w, int at, float upper, float lower) {
-    if (!w->km->bounds) return;
+    if (!w->km->keep) return;
     w->km->upper[w->first + at] = upper;
     w->km->lower[w->first + at] = lower;
 }

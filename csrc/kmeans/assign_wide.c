@@ -30,6 +30,8 @@ static bool settle(job *w, int at, const float *products, float length, int64_t 
     if (!(second > *top)) return false;
     set_label(w, at, *a);
     set_gap(w, at, second - *top);
+    /* a gap of scores is half that of squares: that of distances times about one of them */
+    w->stays += second - *top > (km->drift[*a] + km->drift_others[*a]) * (float)km->distance;
     return true;
 }
 
@@ -131,7 +133,7 @@ void fn_km_multiply_rows(job *w, const int32_t *list, int count) {
         }
         set_label(w, at, a);
         set_gap(w, at, second - top);
-        if (!km->bounds) continue;
+        if (!km->keep) continue;
         set_bounds(w, at, upper_bound(km, top, squares), lower_bound(km, second, squares));
     }
     w->computed += count * km->k;

@@ -52,7 +52,7 @@ static bool can_read_in_place(const fn_km *km) {
 /* Whether the rows of this iteration are scored in place: always, or to begin with. */
 bool fn_km_now_in_place(const fn_km *km) {
     const bool dense = km->mode == FN_KM_MODE_DENSE;
-    return km->in_place || (km->begin_in_place && (km->first || (dense && !km->calm)));
+    return km->in_place || (km->begin_in_place && (dense ? !km->keep : km->first));
 }
 
 /* So few that the first iteration scores all of them on all columns. */
@@ -150,6 +150,7 @@ static bool allocate(fn_km *km) {
     ok = ok && (km->moves = fn_km_alloc(km, (size_t)km->chunk_rows * sizeof *km->moves));
     ok = ok && (km->n_moves = fn_km_alloc(km, tiles * sizeof *km->n_moves));
     ok = ok && (km->tile_computed = fn_km_alloc(km, tiles * sizeof *km->tile_computed));
+    ok = ok && (km->tile_stays = fn_km_alloc(km, tiles * sizeof *km->tile_stays));
     if (km->by_cluster && !km->no_sums) {
         ok = ok && (km->begins = fn_km_alloc(km, (k + 1) * sizeof *km->begins));
         ok = ok && (km->sorted = fn_km_alloc(km, 2 * (size_t)km->chunk_rows * sizeof *km->sorted));
@@ -221,7 +222,7 @@ void fn_km_free(fn_km *km) {
         km->rival_extra,   km->basis,        km->basis_panels,   km->basis_shift,  km->projected,
         km->spaces,        km->panels,       km->place_half,     km->place_error,  km->place_slack,
         km->slot_of,       km->center_at,    km->slot_half,      km->family_drift, km->family_lower,
-        km->sorted,        km->begins,       km->terms};
+        km->sorted,        km->begins,       km->terms,          km->tile_stays};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     fn_km_rows_end(&km->rows);
     fn_free(km);
@@ -259,7 +260,10 @@ void fn_km_start(fn_km *km, const double *centers, const uint8_t *fixed) {
     for (int64_t i = 0; i < km->n; i++) km->labels[i] = -1;
     km->cursor = 0;
     km->first = true;
-    km->calm = false;
+    km->calm = km->known = false;
+    km->keep = km->bounds && !(km->begin_in_place && km->mode == FN_KM_MODE_DENSE);
+    km->resting = km->patience = 0;
+    km->stays = 0, km->distance = 0;
     memset(km->left_drift, 0, k * sizeof(float));
     km->converged = km->relocated = false;
     km->record = (fn_km_record){0};
@@ -288,6 +292,7 @@ static void note_chunk(fn_km *km) {
     for (int t = 0; t < chunk_tiles(km); t++) {
         km->record.moved += km->n_moves[t];
         km->record.computed += km->tile_computed[t];
+        km->stays += km->tile_stays[t];
         if (km->measuring) km->record.inertia += km->tile_inertia[t];
     }
     km->cursor = chunk_end(km);
@@ -332,6 +337,34 @@ void fn_km_assign_all(fn_km *km) { assign(km, 0); }
 /* At most one point in so many moved: then bounds pay, with projections (CALM) or without (STILL).
  */
 enum { CALM = 25, STILL = 400 };
+
+/* Bounds that let few points be skipped cost more than they save (white noise): then some
+ * iterations go without; none the first time, and each time more. At most LOOKED of them may be
+ * looked at; of rows that could be read where they lie, which is faster than a list of them,
+ * LISTED. */
+static const double LOOKED = 0.9, LISTED = 0.5;
+enum { MOST_PATIENCE = 31 };
+
+/* After an iteration: whether the next one keeps bounds. */
+static void judge_bounds(fn_km *km) {
+    const bool judged = km->known, in_place = km->begin_in_place;
+    const double looked = (double)km->record.computed / ((double)km->n * (double)km->k);
+    km->known = km->keep;
+    if (km->algorithm != FN_KM_AUTO || km->mode == FN_KM_MODE_PROJECTED) return;
+    if (judged && looked > (in_place ? LISTED : LOOKED)) {
+        km->resting = km->patience;
+        if (km->patience < MOST_PATIENCE) km->patience = 2 * km->patience + 1;
+    } else if (km->resting) {
+        km->resting--;
+    }
+    const bool promising = km->keep || (double)km->stays > (1 - LISTED) * (double)km->n;
+    km->keep = !km->resting && (!in_place || (km->calm && promising));
+    km->known = km->known && km->keep;
+    double weight = 0;
+    for (int64_t j = 0; j < km->k; j++) weight += km->weights[j];
+    km->distance = weight > 0 ? sqrt(km->record.inertia / weight) : 0;
+    km->stays = 0;
+}
 
 /* ---- inertia ---- */
 
@@ -404,6 +437,7 @@ fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double sec
         const bool stop = km->converged || km->record.shift <= tolerance;
         km->first = false;
         km->calm = (km->rival ? CALM : STILL) * km->record.moved < km->n;
+        judge_bounds(km);
         fn_km_prepare(km);
         km->record = (fn_km_record){0};
         km->cursor = 0;
@@ -419,6 +453,7 @@ fn_status fn_km_labels(fn_km *km, int32_t *labels, double *value) {
     km->cursor = 0;
     if (!km->converged || km->relocated) assign(km, 0);
     km->first = false;
+    km->known = km->keep;
     memcpy(labels, km->labels, (size_t)km->n * sizeof *labels);
     *value = inertia(km);
     km->record = (fn_km_record){.moved = km->record.moved};

@@ -68,9 +68,11 @@ struct fn_km {
     int tile_rows, groups;
     fn_km_move *moves; /* (chunk_rows): of each tile, from its first row on */
     int32_t *n_moves;  /* (tiles of a chunk) */
-    int64_t *tile_computed;
-    bool first; /* no labels yet */
-    bool calm;  /* few points moved last time, so most will stay */
+    int64_t *tile_computed, *tile_stays;
+    int64_t stays;   /* in place: points that would be skipped next time, about */
+    double distance; /* of a point to its centre, root mean square of the last iteration */
+    bool first;      /* no labels yet */
+    bool calm;       /* few points moved last time, so most will stay */
     double *tile_inertia;
     bool measuring;    /* one assignment: its inertia goes to the record */
     double *distances; /* measuring: (n) squared to the own centre, or NULL */
@@ -80,12 +82,15 @@ struct fn_km {
     /* what lets work be skipped */
     fn_km_mode mode;
     const fn_km_kernels *kernel;
-    bool bounds;            /* points are skipped by drift */
+    bool bounds;            /* points may be skipped by drift; whether that pays is measured: */
+    bool keep;              /* bounds are kept in this iteration, and */
+    bool known;             /* were in the last one */
+    int resting, patience;  /* iterations without bounds: left now; next time */
     bool exact_only;        /* centres too large for float32 */
     bool sparse;            /* dense mode: CSR rows of few entries, see sparse.c */
     double *center_squares; /* (k): |c|^2; sparse */
     bool in_place;          /* dense mode: rows are read where they lie, see assign.c */
-    bool begin_in_place;    /* projected: in the first iteration; dense: until few points move */
+    bool begin_in_place;    /* projected: in the first iteration; dense: where no bounds are kept */
     float *panels;          /* in place: `rounded` as kernel->products reads it, and */
     float *place_half, *place_error, *place_slack; /* (k): as scan has them, for such products */
     int64_t ld;                         /* floats from row to row of rounded rows and centres */

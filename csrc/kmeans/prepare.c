@@ -194,7 +194,7 @@ static void other_drifts(fn_km *km) {
 static void measure_apart(fn_km *km) {
     const bool cheap = (double)km->k * (double)km->k * (double)km->d < 0.02 * (double)km->n * 64;
     for (int64_t j = 0; j < km->k; j++) km->apart[j] = 0;
-    if (!cheap || km->k < 2) return;
+    if (!cheap || km->k < 2 || !km->known) return;
     for (int64_t j = 0; j < km->k; j++) {
         double least = INFINITY;
         for (int64_t o = 0; o < km->k; o++) {
