@@ -31,11 +31,10 @@ def need_pillow() -> None:
 
 @contextlib.contextmanager
 def own_limit():
-    """No warnings by Pillow about large pictures: `open_picture` refuses them. Not per thread."""
-    from PIL import Image
-
+    """No warnings by Pillow, of large pictures (`open_picture` refuses them), odd tags and so on:
+    there may be one for each picture. Not per thread."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 

@@ -333,6 +333,15 @@ def test_a_large_picture_below_the_limit_warns_of_nothing(tmp_path, monkeypatch)
         one(tmp_path / "more", PIL.new("L", (40, 40), 9))
 
 
+def test_odd_tags_of_a_picture_that_can_be_read_warn_of_nothing(tmp_path):
+    exif = PIL.Exif()
+    exif[0x0112] = 6
+    save = {"exif": exif.tobytes()[:-3]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert one(tmp_path, PIL.new("L", (9, 9), 90), name="x.jpg", save=save).mean() == 90
+
+
 # ---- the cache ----------------------------------------------------------------------------------
 
 
