@@ -72,6 +72,27 @@ def test_help(run, command):
         (["show", "--only", "x"], "no label 'x'.*known are: 0, 1, 2"),
         (["show", "--wrong"], "--wrong wants --model"),
         (["show", "digits", "--data", "mnist"], "two data sets"),
+        (
+            ["train", "--label", "kind"],
+            r"--label is for tables \(.csv, .tsv, .txt\), which digits is",
+        ),
+        (
+            ["train", "--image-size", "32"],
+            "--image-size is for folders of pictures, which digits is",
+        ),
+        (["train", "--color", "rgb"], "--color is for folders of pictures, which digits is not"),
+        (["train", "--no-save", "--out", "net"], "--out says where to save, --no-save not to"),
+        (["train", "--hidden", "none", "--activation", "relu"], "--activation has no use here"),
+        (
+            ["train", "--hidden", "none", "--dropout", "0.2"],
+            "--dropout has no use .*nothing to drop",
+        ),
+        (
+            ["train", "--loss", "mse", "--label-smoothing", "0.1"],
+            "has no use here: the loss is mse",
+        ),
+        (["show", "--label", "2"], "--label is for tables"),
+        (["cluster", "--label", "2"], "--label is for tables"),
         (["bench", "--cases", "none"], None),
     ],
 )

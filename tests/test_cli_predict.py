@@ -213,6 +213,27 @@ def test_predict_takes_names_behind_options(run, bad, prices):
     assert "unknown argument '--wat'" in bad("predict", "prices.safetensors", "--wat", "1,2")
 
 
+def test_rows_may_begin_with_a_minus(run, bad, prices):
+    assert run("train", "-q", "--data", prices, "--epochs", 1)[0] == 0
+    rows = ("0.5,1", "-0.25,-0.5", "-.5,2")
+    want = [run("predict", "prices.safetensors", "--", row)[1] for row in rows]
+    code, out, _ = run("predict", "prices.safetensors", *rows)
+    assert (code, [line.split()[1] for line in out.splitlines()]) == (
+        0, [line.split()[1] for line in want],
+    )  # fmt: skip
+    assert "unknown argument '-0.5,x'" in bad("predict", "prices.safetensors", "-0.5,x")
+
+
+def test_options_that_no_input_has_a_use_for(bad, run, digits, prices):
+    assert run("train", "-q", "--data", prices, "--epochs", 1)[0] == 0
+    model = "prices.safetensors"
+    assert "--top is for models of classes" in bad("predict", model, "1,2", "--top", 1)
+    assert "--prepare is for pictures" in bad("predict", model, "1,2", "--prepare", "pad")
+    assert "--label is for tables (.csv" in bad("predict", digits, "digits", "--label", "0")
+    assert "which digits is not" in bad("evaluate", digits, "--label", "0")
+    assert run("predict", model, prices, "1,2", "--label", "price")[0] == 0
+
+
 def test_predict_a_picture(run, bad, digits, tmp_path, flowers):
     image = pytest.importorskip("PIL.Image")
     (_, _), (x, y) = datasets.load_digits()

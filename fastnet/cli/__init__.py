@@ -88,10 +88,11 @@ def _run(argv: list[str]) -> int:
     if command is bench:
         args.arguments = rest
     elif rest:
-        unknown = [a for a in rest if a.startswith("-") or not hasattr(args, "inputs")]
+        options = [a for a in rest if a.startswith("-") and predict.typed_row(a) is None]
+        unknown = options if hasattr(args, "inputs") else rest
         if unknown:
             raise UsageError(f"unknown argument {unknown[0]!r} (see fastnet {args.command} --help)")
-        args.inputs += rest  # argparse takes no names behind an option once it has one
+        args.inputs += rest  # argparse takes no names behind an option, and no row as -1,2
     return command.run(args)
 
 

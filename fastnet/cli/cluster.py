@@ -155,7 +155,8 @@ def _read(args: argparse.Namespace) -> _Task:
 def _open(args: argparse.Namespace) -> Any:
     from ..readers import load_table
 
-    if args.label is not None or not args.source.lower().endswith((".csv", ".tsv", ".txt")):
+    datas.check_options(args.source, args.label)
+    if args.label is not None or not datas.is_table(args.source):
         return datas.open_data(args.source, args.label)
     try:
         return load_table(args.source, label=None)

@@ -54,11 +54,11 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_label(parser: argparse.ArgumentParser, default: str | None) -> None:
+def add_label(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
-        "--label", default=default, metavar="COLUMN",
+        "--label", metavar="COLUMN",
         help="CSV: the column with the labels, a name or a number from 0, negative from the end "
-        "(default: " + ("as in training)" if default is None else "the last)"),
+        f"(default: {default})",
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..readers import Dataset
 
 NAMED = ("digits", "mnist", "fashion-mnist")
+TABLES = (".csv", ".tsv", ".txt")
 #: More different whole numbers than this, and they are amounts rather than classes.
 _MOST_CLASSES = 100
 TITLES = {"digits": "handwritten digits (embedded)", "mnist": "MNIST, handwritten digits",
@@ -49,13 +50,37 @@ class Pictures:
         return cls(size, color, split, seed) if usual else cls(size, color)
 
 
+def is_named(source: str) -> bool:
+    """Whether a source is the name of a data set."""
+    return source.lower().replace("_", "-") in NAMED
+
+
+def is_table(source: str) -> bool:
+    """Whether a source is read as a table, whose columns have a place or a name."""
+    return not is_named(source) and Path(source).suffix.lower() in TABLES
+
+
+def check_options(source: str, label: str | None, **of_pictures: object) -> None:
+    """UsageError for options that were given (are not None) and that this source has no use for."""
+    from ..readers import is_picture_folder
+
+    if not is_named(source) and not Path(source).exists():
+        return  # open_data says so
+    if label is not None and not is_table(source):
+        raise UsageError(f"--label is for tables ({', '.join(TABLES)}), which {source} is not")
+    given = [name for name, value in of_pictures.items() if value is not None]
+    if given and (is_named(source) or not is_picture_folder(source)):
+        option = f"--{given[0].replace('_', '-')}"
+        raise UsageError(f"{option} is for folders of pictures, which {source} is not")
+
+
 def open_data(source: str, label: str | None = None, pictures: Pictures | None = None) -> Dataset:
     """Load a data set by name, file or folder."""
     import warnings
 
     from ..readers import is_picture_folder, load_table
 
-    if source.lower().replace("_", "-") not in NAMED and is_picture_folder(source):
+    if not is_named(source) and is_picture_folder(source):
         from ..datasets import load_image_folder
 
         how = pictures or Pictures()

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--part", choices=("train", "test"),
         help="which part of the data (default: test where there is one)",
     )  # fmt: skip
-    add_label(parser, None)
+    add_label(parser, "as in training")
     parser.add_argument("--format", choices=("text", "json"), default="text")
     add_threads(parser)
 
@@ -42,8 +42,10 @@ def run(args: argparse.Namespace) -> int:
 
     network, card = open_model(args.model)
     source = args.data or card.training.get("data") or card.data or "digits"
+    datas.check_options(str(source), args.label)
     pictures = datas.Pictures.like(card, network.input_shape, str(source))
-    data = datas.open_data(str(source), args.label or card.label, pictures)
+    label = card.label if args.label is None else args.label
+    data = datas.open_data(str(source), label, pictures)
     part = datas.pick_part(data, args.part)
     x = as_rows(part.x, network, card, data.name)
     if not len(x):

@@ -29,7 +29,6 @@ examples:
   fastnet predict digits.safetensors images.npy --format json
 """
 _PICTURES = SUFFIXES
-_TABLES = (".csv", ".tsv", ".txt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(proportions kept) or stretch (default: as the model's data)",
     )  # fmt: skip
     parser.add_argument(
-        "--top", type=number(int, low=1), default=1, metavar="K",
+        "--top", type=number(int, low=1), metavar="K",
         help="how many classes to name, with scores (default: 1)",
     )  # fmt: skip
     parser.add_argument("--format", choices=("text", "csv", "json"), default="text")
@@ -53,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="at most so many rows of each input")  # fmt: skip
     parser.add_argument("--start", type=number(int, low=0), default=0, metavar="ROW",
                         help="the first row, from 0 (default: 0)")  # fmt: skip
-    add_label(parser, None)
+    add_label(parser, "as in training")
     add_threads(parser)
 
 
@@ -77,13 +76,28 @@ def run(args: argparse.Namespace) -> int:
         note(f"no model named: the network {_NO_MODEL!r} that comes with fastnet")
         model = str(zoo.path(_NO_MODEL))
     network, card = open_model(model)
+    _check_options(args, texts, card)
     card.prepare = args.prepare or card.prepare
     inputs = [_read(each, args, network, card) for text in texts for each in _loose(text)]
     writer = {"text": _text, "csv": _csv, "json": _json}[args.format]
     with threads(args.threads):
         answers = (a for source in inputs for a in _predict(source, args, network, card))
-        writer(answers, inputs, min(args.top, len(card.classes)), card)
+        writer(answers, inputs, min(args.top or 1, len(card.classes)), card)
     return 0
+
+
+def _check_options(args: argparse.Namespace, texts: list[str], card: Card) -> None:
+    """UsageError for options that none of the inputs, or the model, has a use for."""
+    if args.top is not None and card.task != CLASSES:
+        raise UsageError("--top is for models of classes; this one predicts numbers")
+    if args.label is not None and not any(map(datas.is_table, texts)):
+        raise UsageError(f"--label is for tables ({', '.join(datas.TABLES)}); no input is one")
+    if args.prepare is not None and not any(_is_picture(text) for text in texts):
+        raise UsageError("--prepare is for pictures; no input is one")
+
+
+def _is_picture(text: str) -> bool:
+    return os.path.splitext(text)[1].lower() in _PICTURES
 
 
 # ---- reading ------------------------------------------------------------------------------------
@@ -98,8 +112,8 @@ def _split(texts: list[str]) -> tuple[str | None, list[str]]:
             raise UsageError(f"{first}: a model; name what to predict behind it")
         return first, rest
     suffix = os.path.splitext(first)[1].lower()
-    data = suffix in (*_PICTURES, *_TABLES, ".npy", ".npz") or first in datas.NAMED
-    if not rest or data or os.path.isdir(first) or _typed_row(first) is not None:
+    data = suffix in (*_PICTURES, *datas.TABLES, ".npy", ".npz") or datas.is_named(first)
+    if not rest or data or os.path.isdir(first) or typed_row(first) is not None:
         return None, texts
     return first, rest
 
@@ -115,15 +129,15 @@ def _loose(text: str) -> list[str]:
 
 
 def _read(text: str, args: argparse.Namespace, network: Any, card: Card) -> _Input:
-    suffix = os.path.splitext(text)[1].lower()
     exists = os.path.exists(text)
-    row = None if exists else _typed_row(text)
+    row = None if exists else typed_row(text)
     if row is not None:
         source = _Input(text, as_rows(row, network, card, text), single=True)
-    elif suffix in _PICTURES:
+    elif _is_picture(text):
         source = _Input(text, _picture(text, network, card), single=True)
-    elif suffix in _TABLES and exists:
-        x, labels = _table_rows(text, args.label or card.label, network, card)
+    elif datas.is_table(text) and exists:
+        label = card.label if args.label is None else args.label
+        x, labels = _table_rows(text, label, network, card)
         source = _Input(text, as_rows(x, network, card, text), labels)
     else:
         data = datas.open_data(text, None, datas.Pictures.like(card, network.input_shape, text))
@@ -136,7 +150,7 @@ def _read(text: str, args: argparse.Namespace, network: Any, card: Card) -> _Inp
     return source
 
 
-def _typed_row(text: str) -> np.ndarray | None:
+def typed_row(text: str) -> np.ndarray | None:
     """A row of numbers as typed on the command line; None if it is something else."""
     try:
         return np.array([float(part) for part in text.split(",")], np.float32)

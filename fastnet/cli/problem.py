@@ -64,8 +64,9 @@ class Problem:
 def make_problem(args: argparse.Namespace) -> Problem:
     """Load the data and decide what kind of problem it is."""
     split = SPLIT if args.validation_split is None else args.validation_split
-    pictures = datas.Pictures(args.image_size, args.color, split, args.seed)
-    data = datas.open_data(args.data, args.label, pictures)
+    datas.check_options(args.data, args.label, image_size=args.image_size, color=args.color)
+    size, color = args.image_size or (64, 64), args.color or "rgb"
+    data = datas.open_data(args.data, args.label, datas.Pictures(size, color, split, args.seed))
     if not len(data.x_train):
         raise UsageError(f"{data.name}: it has no rows")
     task = datas.find_task(data, args.loss)
@@ -77,8 +78,9 @@ def make_problem(args: argparse.Namespace) -> Problem:
         if args.loss == "binary_cross_entropy" and len(classes) != 2:
             raise UsageError(f"binary_cross_entropy is for 2 classes, there are {len(classes)}")
     names = list(data.feature_names) if data.feature_names else None
-    label = args.label if args.data.lower().endswith((".csv", ".tsv", ".txt")) else None
-    card = Card(task, classes, datas.pixel_range(data.x_train), label, names, data.name)
+    card = Card(task, classes, datas.pixel_range(data.x_train), None, names, data.name)
+    if datas.is_table(args.data):
+        card.label = "-1" if args.label is None else args.label
     card.prepare = "stretch" if hasattr(data, "problems") else (
         data.name if data.name in ("mnist", "digits") else "pad"
     )  # fmt: skip

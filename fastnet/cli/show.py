@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or of pictures (default: digits)",
     )  # fmt: skip
     parser.add_argument("--data", metavar="DATA", help="the same")
-    add_label(parser, "-1")
+    add_label(parser, "the last")
     parser.add_argument("--part", choices=("train", "test"),
                         help="which part (default: train; with --model: test)")  # fmt: skip
     parser.add_argument("--start", type=number(int, low=0), default=0, metavar="N",
@@ -103,6 +103,7 @@ def _interactive() -> bool:
 
 
 def _open(args: argparse.Namespace, source: str) -> _Album:
+    datas.check_options(source, args.label)
     data = datas.open_data(source, args.label, _pictures_for(args.model, source))
     part = datas.pick_part(data, args.part or ("test" if args.model and data.x_test is not None
                                                else "train"))  # fmt: skip

@@ -82,13 +82,13 @@ def _add_data(group: Any) -> None:
         help="digits, mnist or fashion-mnist, FILE.csv, FILE.npz, or a FOLDER of IDX files "
         "or with a folder of pictures for each class (default: digits)",
     )  # fmt: skip
-    add_label(group, "-1")
+    add_label(group, "the last")
     group.add_argument(
-        "--image-size", type=_image_size, default=(64, 64), metavar="SIZE",
+        "--image-size", type=_image_size, metavar="SIZE",
         help="folders of pictures: all become so large, as 32 or 48x64 (default: 64)",
     )  # fmt: skip
     group.add_argument(
-        "--color", choices=("rgb", "grayscale"), default="rgb",
+        "--color", choices=("rgb", "grayscale"),
         help="folders of pictures (default: rgb)",
     )  # fmt: skip
     group.add_argument(
@@ -115,12 +115,12 @@ def _add_network(group: Any) -> None:
         help="images: move, turn and zoom each a little, differently in every epoch",
     )  # fmt: skip
     group.add_argument(
-        "--activation", choices=activations, default="relu", metavar="NAME",
-        help=f"of the hidden layers: {', '.join(activations)} (default: relu)",
+        "--activation", choices=activations, metavar="NAME",
+        help=f"of the hidden dense layers: {', '.join(activations)} (default: relu)",
     )  # fmt: skip
     group.add_argument(
         "--dropout", type=number(float, low=0, below=1), metavar="RATE",
-        default=_DROPOUT, help=f"share of hidden values dropped in training (default: {_DROPOUT})",
+        help=f"share of hidden values dropped in training (default: {_DROPOUT})",
     )  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def _add_training(group: Any) -> None:
         help=f"{', '.join(_LOSSES)} (default: cross_entropy for classes, mse for numbers)",
     )  # fmt: skip
     group.add_argument(
-        "--label-smoothing", type=number(float, low=0, below=1), default=_SMOOTHING, metavar="E",
+        "--label-smoothing", type=number(float, low=0, below=1), metavar="E",
         help=f"of the two cross-entropies (default: {_SMOOTHING})",
     )  # fmt: skip
     add_threads(group)
@@ -186,17 +186,41 @@ def _widths(text: str) -> tuple[int, ...]:
 def run(args: argparse.Namespace) -> int:
     from ..threads import threads
 
+    if args.no_save and args.out is not None:
+        raise UsageError("--out says where to save, --no-save not to")
     out = None if args.no_save else args.out or _default_name(args.data)
     if out is not None:
         check_writable(out)
     problem = make_problem(args)
+    _complete(args, problem)
     with threads(args.threads):
         return _train(args, problem, out)
 
 
+def _complete(args: argparse.Namespace, problem: Problem) -> None:
+    """Defaults of options that not every network and loss has; UsageError where one was given that
+    this one has no use for."""
+    hidden = HIDDEN[args.arch] if args.hidden is None else args.hidden
+    uses = {
+        "activation": ("relu", bool(hidden), "--hidden none leaves no hidden layer"),
+        "dropout": (
+            _DROPOUT, bool(hidden) or args.arch == "cnn", "--hidden none leaves nothing to drop",
+        ),
+        "label_smoothing": (
+            _SMOOTHING, "cross_entropy" in problem.loss, f"the loss is {problem.loss}",
+        ),
+    }  # fmt: skip
+    for name, (default, used, reason) in uses.items():
+        if getattr(args, name) is None:
+            setattr(args, name, default)
+        elif getattr(args, name) and not used:
+            raise UsageError(f"--{name.replace('_', '-')} has no use here: {reason}")
+
+
 def _default_name(source: str) -> str:
-    named = source.lower().replace("_", "-")
-    return (named if named in datas.NAMED else Path(source).resolve().stem) + ".safetensors"
+    if datas.is_named(source):
+        return source.lower().replace("_", "-") + ".safetensors"
+    return Path(source).resolve().stem + ".safetensors"
 
 
 def check_writable(path: str) -> None:
