@@ -131,6 +131,7 @@ core = Extension(
         "fastnet/_engine.pxi",
         "fastnet/_kmeans.pxi",
         "fastnet/_machine.pxi",
+        "fastnet/_params.pxi",
         *sorted(str(p) for p in Path("csrc").rglob("*") if p.suffix in (".h", ".def")),
     ],
     include_dirs=["csrc", openblas.get_include_dir()],

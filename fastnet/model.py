@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ._locks import building
 from .first_weights import first_weights
 from .graph import Graph, Nested, Tensor, as_tensor, trace
 from .layers import Layer
-from .network import Network, building
+from .network import Network
 
 
 class Model(Network):

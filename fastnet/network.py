@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _core, check
+from ._locks import building, fit_lock
 from .first_weights import first_weights
 from .graph import MOST_CALLS, Graph, Nested, Tensor, as_tensor, chain, leaves, replay
 from .layers import Input, Layer
@@ -19,13 +19,6 @@ from .layers.base import build_layer
 from .lowering import Lowered, Request, lower, prediction
 from .predicting import inputs_of, one_row, outputs_of
 
-#: Several threads may ask for the first prediction, and networks share layers: one builds, others
-#: wait. So does a fork: its child finds the lock free, and no network half built.
-building = threading.RLock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=building.acquire, after_in_parent=building.release, after_in_child=building.release
-    )
 _PLAIN = (np.dtype(np.float32), np.dtype(np.uint8))
 
 
@@ -45,7 +38,7 @@ class Network:
         self._plans: dict[Request, Lowered] = {}
         self._forget()
         self._single: tuple[Any, ...] | None = None
-        self._training = threading.RLock()  # one fit at a time; others wait
+        self._training = fit_lock(self)
         self._slots_owner: weakref.ref[Any] | None = None  # the trainer whose slots params hold
 
     # ---- building -------------------------------------------------------------------------------
@@ -264,7 +257,10 @@ class Network:
 
     def _as_weights(self, what: str, values: Sequence[Any]) -> list[np.ndarray]:
         """Arrays like the weights (the weights, their gradients), checked: flat, float32."""
-        wanted, values = self._weight_list(), list(values)
+        wanted = self._weight_list()
+        if not isinstance(values, Iterable):
+            raise TypeError(f"{what} must be a list of {len(wanted)} arrays, got {values!r:.60}")
+        values = list(values)
         if len(values) != len(wanted):
             raise ValueError(f"{self.name} has {len(wanted)} weights, got {len(values)} {what}")
         arrays = []
@@ -356,6 +352,7 @@ class Network:
                 f"{self.name} has the outputs {', '.join(self.output_names)}; "
                 "take the classes of those you want from predict(x)"
             )
+        threshold = check.number("threshold", threshold)
         outputs = self.predict(x, batch_size)
         if outputs.shape[-1] == 1:
             return (outputs[..., 0] > threshold).astype(np.int64)
@@ -440,7 +437,7 @@ class Network:
         return state | {"params": self.get_weights() if self.built else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, params=None, _training=threading.RLock())
+        vars(self).update(state, params=None, _training=fit_lock(self))
         for layer in self.layers:
             if state["params"] is None:
                 layer._network = None

@@ -251,6 +251,54 @@ def test_a_fork_while_another_thread_builds_a_network():
     assert done.returncode == 0, done.stderr
 
 
+FORK_IN_FIT = """
+import os, signal, sys, threading
+import numpy as np
+import fastnet as fn
+from fastnet import callbacks, layers
+
+begun, over = threading.Event(), threading.Event()
+x = np.random.default_rng(0).random((4000, 20), np.float32)
+y = np.arange(4000) % 5
+net = fn.Sequential([layers.Input(20), layers.Dense(40, "relu"), layers.Dense(5)], seed=0)
+trainer = fn.Trainer(net)
+
+class Begin(callbacks.Callback):
+    def on_train_begin(self, logs):
+        begun.set()
+    def on_epoch_end(self, epoch, logs):
+        self.trainer.stop_training = over.is_set()
+
+options = {"epochs": 10**6, "callbacks": Begin()}
+fit = threading.Thread(target=trainer.fit, args=(x, y), kwargs=options)
+fit.start()
+begun.wait()
+failed = ""
+for i in range(10):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        fine = np.isfinite(net.predict(x)).all()
+        for one in (trainer, fn.Trainer(net)):
+            fine &= len(one.fit(x, y)["loss"]) == 1
+        os._exit(0 if fine else 1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status:
+        failed = f"child {i} ended with {status}"
+        break
+over.set()
+fit.join()
+sys.exit(failed or 0)
+"""
+
+
+def test_a_fork_while_another_thread_trains():
+    """The child has the weights of that moment, and nobody in it holds them."""
+    code = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK_IN_FIT]
+    done = subprocess.run(code, timeout=300, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_fits_of_one_network_wait_for_each_other():
     """Two trainers with other slots: as if one had come after the other."""
     x, y = rows(100), labels(100)
