@@ -23,20 +23,59 @@ static void read_line(const char *folder, const char *name, char *line, int size
     fclose(file);
 }
 
-/* Version 2: "quota period" of the process's group and of all above it; the least counts. */
-static double quota_v2(const char *own, const char *root) {
-    char line[512], folder[1024], group[512] = "";
-    double least = 0, quota, period;
+/* Whether a list of controllers, as "cpu,cpuacct", is that of version 2 (empty) or has "cpu". */
+static bool is_wanted(const char *controllers, bool v1) {
+    if (!v1) return !*controllers;
+    for (size_t n; *controllers; controllers += n + (controllers[n] == ',')) {
+        n = strcspn(controllers, ",");
+        if (n == 3 && !strncmp(controllers, "cpu", n)) return true;
+    }
+    return false;
+}
+
+enum { PATH = 512 };
+
+/* The process's group among lines "number:controllers:path"; empty if there is none. */
+static void find_group(const char *own, bool v1, char group[PATH]) {
+    char line[PATH];
+    group[0] = 0;
     FILE *file = fopen(own, "r");
-    while (file && fgets(line, sizeof line, file))
-        if (sscanf(line, "0::%511s", group) == 1) break;
+    while (file && !group[0] && fgets(line, sizeof line, file)) {
+        char *controllers = strchr(line, ':'), *path = NULL;
+        if (controllers) path = strchr(controllers + 1, ':');
+        if (!path) continue;
+        *path++ = 0;
+        path[strcspn(path, "\n")] = 0;
+        if (is_wanted(controllers + 1, v1)) memcpy(group, path, strlen(path) + 1);
+    }
     if (file) fclose(file);
+}
+
+/* What a group may use, in CPUs; 0: as much as it likes. */
+static double quota_of_group(const char *folder, bool v1) {
+    char line[128], more[64];
+    double quota = 0, period = 0;
+    if (v1) {
+        read_line(folder, "cpu.cfs_quota_us", line, sizeof line);
+        read_line(folder, "cpu.cfs_period_us", more, sizeof more);
+        quota = atof(line), period = atof(more);
+    } else {
+        read_line(folder, "cpu.max", line, sizeof line);
+        if (sscanf(line, "%lf %lf", &quota, &period) != 2) return 0;
+    }
+    return quota > 0 && period > 0 ? quota / period : 0;
+}
+
+/* The least of the process's group and of all above it. A container may see its own group as the
+ * root: then the folders of the others are not there. */
+static double least_quota(const char *own, const char *root, bool v1) {
+    char folder[1024], group[PATH];
+    double least = 0;
+    find_group(own, v1, group);
     for (;;) {
         if (snprintf(folder, sizeof folder, "%s%s", root, group) < (int)sizeof folder) {
-            read_line(folder, "cpu.max", line, sizeof line);
-            if (sscanf(line, "%lf %lf", &quota, &period) == 2 && quota > 0 && period > 0 &&
-                (least == 0 || quota / period < least))
-                least = quota / period;
+            const double quota = quota_of_group(folder, v1);
+            if (quota > 0 && (least == 0 || quota < least)) least = quota;
         }
         char *end = strrchr(group, '/');
         if (!end) return least;
@@ -44,16 +83,11 @@ static double quota_v2(const char *own, const char *root) {
     }
 }
 
-static double quota_v1(const char *root) {
-    char quota[64], period[64];
-    read_line(root, "cpu/cpu.cfs_quota_us", quota, sizeof quota);
-    read_line(root, "cpu/cpu.cfs_period_us", period, sizeof period);
-    return atof(quota) > 0 && atof(period) > 0 ? atof(quota) / atof(period) : 0;
-}
-
 double fn_cgroup_quota(const char *own, const char *root) {
-    const double quota = quota_v2(own, root);
-    return quota > 0 ? quota : quota_v1(root);
+    char cpu[1024];
+    const double quota = least_quota(own, root, false);
+    if (quota > 0 || snprintf(cpu, sizeof cpu, "%s/cpu", root) >= (int)sizeof cpu) return quota;
+    return least_quota(own, cpu, true);
 }
 
 int fn_cpus_available(const char **why) {

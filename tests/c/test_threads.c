@@ -278,6 +278,13 @@ static void quotas_of_control_groups(void) {
     CHECK(quota() == 0);
     put("cpu/cpu.cfs_quota_us", "350000\n");
     CHECK(quota() == 3.5);
+    make_folder("cpu/user");
+    put("cpu/user/cpu.cfs_quota_us", "150000\n");
+    put("cpu/user/cpu.cfs_period_us", "100000\n");
+    put("own", "5:cpuset:/\n4:cpu,cpuacct:/user\n3:cpuacct:/\n");
+    CHECK(quota() == 1.5);
+    put("own", "4:cpuacct,cpu:/of the host/user\n0::/\n");
+    CHECK(quota() == 3.5); /* that group is not seen here */
     make_folder("a");
     make_folder("a/b");
     put("own", "1:name=systemd:/else\n0::/a/b\n");
