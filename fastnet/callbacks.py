@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .check import choice, integer, number
+from .check import choice, flag, integer, number
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -122,7 +123,7 @@ class _Monitor(Callback):
 class EarlyStopping(_Monitor):
     """Stop when a number has not improved for `patience` epochs.
 
-    The best weights are restored at the end of the fit, however it ended.
+    The best weights are restored at the end of the fit, also when Ctrl-C ended it.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ class EarlyStopping(_Monitor):
         super().__init__(monitor or "val_loss", mode, min_delta)
         self._automatic = monitor is None
         self.patience = integer("patience", patience, low=0)
-        self.restore_best_weights = bool(restore_best_weights)
+        self.restore_best_weights = flag("restore_best_weights", restore_best_weights)
         self.stopped_epoch: int | None = None
 
     def on_train_begin(self, logs):
@@ -171,7 +172,7 @@ class ModelCheckpoint(_Monitor):
     ----------
     path : str or path
         ``{epoch}`` and names of the logs are filled in:
-        "net-{epoch:02d}-{val_loss:.3f}.safetensors".
+        "net-{epoch:02d}-{val_loss:.3f}.safetensors". The folder has to be there.
     monitor : str, default "val_loss"
     save_best_only : bool, default False
     mode : "auto", "min" or "max"
@@ -181,7 +182,14 @@ class ModelCheckpoint(_Monitor):
                  save_best_only: bool = False, mode: str = "auto"):  # fmt: skip
         super().__init__(monitor, mode)
         self.path = os.fspath(path)
-        self.save_best_only = bool(save_best_only)
+        self.save_best_only = flag("save_best_only", save_best_only)
+
+    def on_train_begin(self, logs):
+        super().on_train_begin(logs)
+        folder = os.path.dirname(self.path)
+        if folder and "{" not in folder and not os.path.isdir(folder):
+            text = "the folder of checkpoints does not exist"
+            raise FileNotFoundError(errno.ENOENT, text, folder)
 
     def on_epoch_end(self, epoch, logs):
         if self.save_best_only and not self._improved(logs):

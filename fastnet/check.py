@@ -59,6 +59,13 @@ def seed(value: Any) -> int:
     return value
 
 
+def flag(name: str, value: Any) -> bool:
+    """True or False; 1 and 0 will do."""
+    if not isinstance(value, bool | np.bool_ | numbers.Integral) or value not in (0, 1):
+        raise TypeError(f"{name} must be True or False, got {value!r:.60}")
+    return bool(value)
+
+
 def choice(what: str, name: Any, names: Iterable[str]) -> str:
     """One of `names`; the error lists them and guesses what was meant."""
     if not isinstance(name, str):
@@ -72,12 +79,18 @@ def choice(what: str, name: Any, names: Iterable[str]) -> str:
 
 
 def unknown_argument(
-    name: str, argument: str, function: Callable[..., Any], hints: Mapping[str, str]
+    name: str,
+    argument: str,
+    function: Callable[..., Any],
+    hints: Mapping[str, str],
+    more: Iterable[str] = (),
 ) -> TypeError:
-    """The error for an argument that a function does not have, with a hint or what was meant."""
+    """The error for an argument that a function does not have, with a hint or what was meant;
+    more: names of arguments that it passes on."""
     import inspect
 
-    near = difflib.get_close_matches(argument, inspect.signature(function).parameters, n=1)
+    known = [*inspect.signature(function).parameters, *more]
+    near = difflib.get_close_matches(argument, known, n=1)
     hint = hints.get(argument, f"did you mean {near[0]!r}?" if near else "")
     return TypeError(f"{name}() got an unexpected argument {argument!r}" + (hint and f"; {hint}"))
 
@@ -104,6 +117,8 @@ def array(name: str, value: Any) -> np.ndarray:
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray()")
     if value is None:
         raise TypeError(f"{name} must hold numbers, got None")
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(f"{name} is masked in places; fill them or leave such rows out")
     try:
         result = np.asarray(value)
     except ValueError as error:

@@ -58,6 +58,8 @@ def loss_results(trainer: Trainer, sums: Sequence[tuple[float, float]]) -> dict[
 
 def call_loss(loss: Custom, y: np.ndarray, y_hat: np.ndarray) -> tuple[float, np.ndarray]:
     """The (value, gradient) of a loss function, checked."""
+    y = y.view()
+    y.flags.writeable = False  # it may be the caller's array
     answer = loss.function(y, y_hat)
     if not isinstance(answer, tuple) or len(answer) != 2:
         raise TypeError(
@@ -67,7 +69,10 @@ def call_loss(loss: Custom, y: np.ndarray, y_hat: np.ndarray) -> tuple[float, np
     gradient = check.float32(check.array("the loss's gradient", gradient))
     if gradient.shape != y_hat.shape:
         raise ValueError(f"the loss's gradient must have shape {y_hat.shape}, got {gradient.shape}")
-    return float(value), gradient
+    try:
+        return float(value), gradient
+    except (TypeError, ValueError):
+        raise TypeError(f"the loss's value must be a number, got {value!r:.60}") from None
 
 
 def evaluate(trainer: Trainer, data: Data) -> dict[str, float]:

@@ -130,7 +130,7 @@ class MeanAbsoluteError(MeanSquaredError):
 
 class R2(Metric):
     """Share of the variance explained, 1 - SSE / SST, mean over outputs (scikit-learn's r2_score):
-    1 for a constant output that is predicted exactly, 0 for one that is not; NaN below two rows.
+    1 for a constant output that is predicted exactly, 0 for one that is not; a single row is one.
     """
 
     kind = "variance"

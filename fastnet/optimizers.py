@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from . import _core
-from .check import choice, number
+from .check import choice, flag, number, unknown_argument
 from .schedules import as_schedule
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get"]
@@ -20,6 +20,16 @@ __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "get"]
 #: float32 arithmetic flushes what is smaller to zero.
 _LEAST_EPSILON = 1e-30
 _LIMITS = {"weight_decay": 0, "l1": 0, "l2": 0, "clipvalue": None, "global_clipnorm": None}
+
+
+#: Arguments of Keras's and PyTorch's optimizers that have another name here.
+_KERAS = {
+    "lr": "it is called learning_rate",
+    "clipnorm": "global_clipnorm bounds the norm of all gradients together",
+    "decay": "the learning rate may be a schedule, as those of fastnet.schedules",
+    "betas": "they are called beta_1 and beta_2",
+    "eps": "it is called epsilon",
+}
 
 
 class Optimizer:
@@ -49,7 +59,11 @@ class Optimizer:
         l2: float = 0.0,
         clipvalue: float | None = None,
         global_clipnorm: float | None = None,
+        **unknown: Any,
     ):
+        if unknown:
+            kind = type(self)
+            raise unknown_argument(kind.__name__, next(iter(unknown)), kind, _KERAS, _LIMITS)
         self.learning_rate = learning_rate
         self.schedule = as_schedule(learning_rate)
         self.weight_decay = number("weight_decay", weight_decay, low=0)
@@ -109,7 +123,7 @@ class SGD(Optimizer):
     def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, **limits):
         super().__init__(learning_rate, **limits)
         self.momentum = number("momentum", momentum, low=0, below=1)
-        self.nesterov = bool(nesterov)
+        self.nesterov = flag("nesterov", nesterov)
 
     def kernel(self):
         name = ("nesterov" if self.nesterov else "momentum") if self.momentum else "sgd"

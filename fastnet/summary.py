@@ -88,6 +88,8 @@ def summary(network: Network, batch_size: int = 32) -> str:
     """The summary as text."""
     network._need_built("summary")
     batch_size = check.integer("batch_size", batch_size, low=1)
+    if batch_size >= 2**31:
+        raise ValueError(f"batch_size must be below 2**31, got {batch_size}")
     titles: tuple[str, ...] = ("layer", "output shape", "parameters", "multiply-adds")
     if network._fixed:
         titles += ("reads",)

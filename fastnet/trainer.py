@@ -268,6 +268,7 @@ class Trainer:
         if unknown:
             raise check.unknown_argument("fit", next(iter(unknown)), self.fit, _KERAS)
         epochs = check.integer("epochs", epochs, low=0)
+        shuffle = check.flag("shuffle", shuffle)
         if y is None and is_batches(x):
             if sample_weight is not None or class_weight is not None or validation_split:
                 raise ValueError(
@@ -286,7 +287,7 @@ class Trainer:
                     raise ValueError("class_weight is for one output; use sample_weight")
                 shape = self.network.output_shape
                 data = with_class_weights(data, class_weight, shape, self.losses[0])
-            work = ArrayEpochs(self, data, batch_size, bool(shuffle))
+            work = ArrayEpochs(self, data, batch_size, shuffle)
         validation = self._validation(validation_data, held_out)
         callbacks = CallbackList(callbacks, self)
         bar = Progress(progress, epochs, work.rows)

@@ -294,6 +294,15 @@ def test_checkpoints_of_the_best(tmp_path):
         fitted(ModelCheckpoint(tmp_path / "{f1}.safetensors"))
 
 
+def test_checkpoints_want_their_folder_before_anything_is_trained(tmp_path):
+    net = classifier()
+    before = digest(net)
+    with pytest.raises(FileNotFoundError, match="the folder of checkpoints"):
+        net.fit(rows(), labels(), callbacks=ModelCheckpoint(tmp_path / "no" / "net-{epoch}"))
+    assert digest(net) == before
+    assert list(tmp_path.iterdir()) == []
+
+
 # ----------------------------------------------------------------------------- history
 
 

@@ -268,6 +268,8 @@ ERRORS = [
     (lambda: layers.Dense(3, activation=np.tanh), TypeError, "activation must be a name"),
     (lambda: layers.Dense(3, kernel_initializer="he_norml"), ValueError, "he_norml.*he_normal"),
     (lambda: layers.Dense(3, name=""), TypeError, "name must be a text"),
+    (lambda: layers.Dense(3, use_bias="no"), TypeError, "use_bias must be True or False, got 'no'"),
+    (lambda: layers.Reshape(None), TypeError, "target_shape must be an int or a tuple of ints"),
     (lambda: layers.Activation("reluu"), ValueError, "did you mean 'relu'"),
     (lambda: layers.Dropout(1), ValueError, "rate must be a finite number >= 0 and < 1, got 1"),
     (lambda: layers.Dropout(-0.1), ValueError, "rate"),
@@ -303,6 +305,11 @@ SHAPES = [
     ([layers.Input(3), layers.Dense(2)], 4, r"layer 'input': Input wants rows of shape \(3,\)"),
     ([layers.Normalization(), layers.Dense(2)], 4, r"call adapt\(x\)"),
     ([layers.Normalization([1, 2], [1, 1])], 3, "knows 2 features"),
+    (
+        [layers.Flatten(), layers.Dense(2**31, name="large")],
+        (2, 3),
+        r"layer 'large': its kernel would have shape \(6, 2147483648\): .* 1 to 1073741823 values",
+    ),
 ]
 
 

@@ -179,6 +179,8 @@ def test_r2_of_one_row_and_constant_targets():
     trainer = fn.Trainer(net, "mse", metrics=["r2"])
     assert trainer.evaluate(x, np.full(37, 3.0))["r2"] == 0
     assert trainer.evaluate(x, net.predict(x))["r2"] == 1
+    assert trainer.evaluate(x[:1], [3.0])["r2"] == 0
+    assert trainer.evaluate(x[:1], net.predict(x[:1]))["r2"] == 1
 
 
 def test_label_smoothing():
@@ -273,6 +275,22 @@ def test_a_function_gets_one_hot_classes_and_batches():
     classifier().fit([(rows(8), labels(8)), (rows(5), labels(5))], loss=loss, epochs=2)
     assert [s[0] for s in shapes] == [(8, 3), (5, 3)] * 2
     assert {s[2] for s in shapes} == {np.dtype(np.float32)}
+
+
+def test_a_function_cannot_change_the_targets():
+    """Without shuffling it sees them where they lie."""
+
+    def loss(y, y_hat):
+        y[:] = 0
+        return squared_error(y, y_hat)
+
+    x, y = rows(), np.ascontiguousarray(rows(37, 1, 4))
+    before = y.tobytes()
+    trainer = fn.Trainer(regressor(), loss)
+    for call in (lambda: trainer.fit(x, y, shuffle=False), lambda: trainer.evaluate(x, y)):
+        with pytest.raises(ValueError, match="read-only"):
+            call()
+    assert y.tobytes() == before and y.flags.writeable
 
 
 def test_a_function_that_fails_leaves_a_trainer_that_works():

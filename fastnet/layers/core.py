@@ -122,7 +122,7 @@ class Dense(Layer):
         super().__init__(name=name)
         self.units = check.integer("units", units, low=1)
         self.activation = activation_name(activation)
-        self.use_bias = bool(use_bias)
+        self.use_bias = check.flag("use_bias", use_bias)
         self.kernel_initializer = get_initializer(kernel_initializer)
         self.bias_initializer = get_initializer(bias_initializer)
 
@@ -270,6 +270,8 @@ class Reshape(Layer):
 
     def __init__(self, target_shape: tuple[int, ...], *, name: str | None = None):
         super().__init__(name=name)
+        if not isinstance(target_shape, Integral | tuple | list):
+            raise TypeError(f"target_shape must be an int or a tuple of ints, got {target_shape!r}")
         axes = (target_shape,) if isinstance(target_shape, Integral) else tuple(target_shape)
         free = axes.count(-1)
         if free > 1:
