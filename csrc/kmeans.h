@@ -54,8 +54,12 @@ double fn_km_variance(const fn_km *km);    /* weighted, mean over columns */
 bool fn_km_bad_value(const fn_km *km, int64_t *row, int64_t *column);
 const char *fn_km_path(const fn_km *km); /* how it works: "narrow", "dense", "projected", ... */
 
+/* Asked about every 20 ms by the thread that called fn_km_seed: whether to go on. NULL: always. */
+typedef int (*fn_km_go_on)(void *context);
+void fn_km_watch(fn_km *km, fn_km_go_on go_on, void *context);
+
 /* Choose centres; indices (k) tells their rows. trials: candidates a step of k-means++, 0 for
- * 2 + log(k). */
+ * 2 + log(k). FN_STOPPED, and no centres, where it was not to go on. */
 fn_status fn_km_seed(fn_km *km, fn_km_seeding method, uint64_t seed, int trials, int64_t *indices);
 
 /* Begin at these centres (k, d); those with fixed[j] != 0 stay where they are (fixed may be NULL).

@@ -29,6 +29,8 @@ cdef extern from "kmeans.h" nogil:
     size_t fn_km_bytes(const fn_km *km)
     const double *fn_km_centers(fn_km *km)
     const double *fn_km_mean(const fn_km *km)
+    ctypedef bint (*fn_km_go_on)(void *context) noexcept
+    void fn_km_watch(fn_km *km, fn_km_go_on go_on, void *context)
     fn_status fn_km_seed(fn_km *km, fn_km_seeding method, uint64_t seed, int trials, int64_t *indices)
     void fn_km_start(fn_km *km, const double *centers, const unsigned char *fixed)
     fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double seconds,
@@ -149,6 +151,7 @@ cdef class KMeansFit:
     cdef _Rows rows
     cdef readonly int64_t n, d, k
     cdef bint started
+    cdef object signal
 
     def __cinit__(self, x, sample_weight, int64_t n_clusters, *, str metric="euclidean", str algorithm="auto",
                   max_memory=None, int threads=0):
@@ -203,7 +206,8 @@ cdef class KMeansFit:
 
     def seed(self, str method, uint64_t seed, int64_t[::1] indices not None, int n_local_trials=0):
         """Choose rows as centres: "k-means++" (greedy), "k-means||" or "random". Their numbers go to `indices`
-        (k,), -1 where a centre is no row; read the places from `centers`."""
+        (k,), -1 where a centre is no row; read the places from `centers`. What a signal's handler raises (Ctrl-C)
+        ends it."""
         cdef fn_status status
         cdef fn_km_seeding how
         if method not in _SEEDINGS:
@@ -211,8 +215,12 @@ cdef class KMeansFit:
         if indices.shape[0] != self.k:
             raise ValueError(f"indices must have shape ({self.k},), got ({indices.shape[0]},)")
         how = _SEEDINGS[method]
+        fn_km_watch(self.km, _km_go_on, <void *>self)
         with nogil:
             status = fn_km_seed(self.km, how, seed, n_local_trials, &indices[0])
+        signal, self.signal = self.signal, None
+        if signal is not None:
+            raise signal
         _km_check(status)
 
     def start(self, const double[:, ::1] centers not None, const unsigned char[::1] fixed=None):
@@ -255,6 +263,15 @@ cdef class KMeansFit:
             status = fn_km_labels(self.km, &out[0], &inertia)
         _km_check(status)
         return inertia
+
+
+cdef bint _km_go_on(void *fit) noexcept with gil:
+    try:
+        PyErr_CheckSignals()
+    except BaseException as error:
+        (<KMeansFit>fit).signal = error
+        return False
+    return True
 
 
 def kmeans_assign(x, const double[:, ::1] centers not None, *, int[::1] labels=None, double[::1] distances=None,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+
 import numpy as np
 import pytest
 
@@ -187,11 +190,46 @@ def test_weight_zero_is_never_a_seed():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(300, 4))
     weights = (np.arange(300) < 20).astype(np.float64)
-    for method in ("k-means++", "k-means||"):
+    for method in ("k-means++", "k-means||", "random"):
         engine = _core.KMeansFit(x, weights, 10)
         indices = np.empty(10, np.int64)
         engine.seed(method, 1, indices)
         assert indices.max() < 20 and len(set(indices.tolist())) == 10
+    engine = _core.KMeansFit(x, weights, 40)  # more than there are
+    indices = np.empty(40, np.int64)
+    engine.seed("random", 1, indices)
+    assert sorted(indices.tolist()) == sorted(2 * list(range(20)))
+
+
+def test_random_centers_are_drawn_by_weight():
+    x = np.arange(2000.0)[:, None]
+    weights = np.where(np.arange(2000) < 1000, 9.0, 1.0)
+    engine = _core.KMeansFit(x, weights, 100)
+    light, seen = 0, set()
+    for seed in range(40):
+        indices = np.empty(100, np.int64)
+        engine.seed("random", seed, indices)
+        assert len(set(indices.tolist())) == 100
+        light += int((indices >= 1000).sum())
+        seen.add(indices.tobytes())
+    assert len(seen) == 40
+    assert 300 < light < 560  # about 4,000 / 10, a little more as heavy rows are used up
+
+
+@pytest.mark.parametrize("method", ["k-means++", "k-means||"])
+def test_ctrl_c_ends_the_choice_of_first_centers(method):
+    """So many that it takes a minute; the last of them is not chosen yet."""
+    x = np.random.default_rng(0).normal(size=(60_000, 40)).astype(np.float32)
+    engine = _core.KMeansFit(x, None, 3000)
+    indices = np.empty(3000, np.int64)
+    timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+    with pytest.raises(KeyboardInterrupt):
+        timer.start()
+        engine.seed(method, 0, indices)
+    timer.join()
+    assert not np.frombuffer(engine.centers).reshape(3000, 40)[-1].any()
+    engine.seed("random", 0, indices)
+    np.testing.assert_array_equal(np.frombuffer(engine.centers).reshape(3000, 40), x[indices])
 
 
 def test_non_finite_values_are_found():

@@ -233,6 +233,10 @@ const double *fn_km_centers(fn_km *km) { return km->centers; }
 const double *fn_km_mean(const fn_km *km) { return km->mean; }
 double fn_km_variance(const fn_km *km) { return km->variance; }
 
+void fn_km_watch(fn_km *km, fn_km_go_on go_on, void *context) {
+    km->go_on = go_on, km->watched = context;
+}
+
 bool fn_km_bad_value(const fn_km *km, int64_t *row, int64_t *column) {
     *row = km->bad_row, *column = km->bad_column;
     return km->bad_row >= 0;

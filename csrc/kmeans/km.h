@@ -129,6 +129,9 @@ struct fn_km {
     char *spaces; /* per thread: see assign.c */
     size_t space_bytes;
 
+    fn_km_go_on go_on; /* see fn_km_watch */
+    void *watched;
+
     double *scratch; /* per thread: a row */
     size_t scratch_stride;
     size_t bytes;

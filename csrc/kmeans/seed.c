@@ -1,11 +1,12 @@
 /* seed.c - first centres: greedy k-means++, k-means||, or random rows. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/philox.h"
 #include "kmeans/assign.h"
 
-enum { SEED_TILE = 512, MOST_TRIALS = FN_KM_MOST_TRIALS };
+enum { SEED_TILE = 512, MOST_TRIALS = FN_KM_MOST_TRIALS, ASK_NS = 20000000 };
 
 typedef struct {
     fn_km *km;
@@ -21,7 +22,10 @@ typedef struct {
     double squares[MOST_TRIALS]; /* of the candidates; sparse */
     int trials, tiles, pass;
     bool plain; /* rows are read where they lie */
-    bool apply; /* the candidates are chosen: note their distances */
+    bool apply; /* the candidates are chosen: note their distances, and labels from `base` on */
+    int64_t base;
+    bool stopped;   /* not to go on */
+    uint64_t asked; /* when */
     uint64_t seed, drawn;
 } seeding;
 
@@ -90,9 +94,14 @@ static void seed_block(seeding *s, fn_km_space *space, int64_t first, int count,
         }
         for (int t = 0; t < s->trials; t++) potential[t] += weight * (double)least[t];
         if (!s->apply) continue;
-        for (int t = 1; t < s->trials; t++) least[0] = least[t] < least[0] ? least[t] : least[0];
-        s->closest[row] = least[0];
-        *sum += weight * (double)least[0];
+        float closest = s->closest[row];
+        for (int t = 0; t < s->trials; t++)
+            if (own[t] < closest) {
+                closest = own[t];
+                km->labels[row] = (int32_t)(s->base + t);
+            }
+        s->closest[row] = closest;
+        *sum += weight * (double)closest;
     }
 }
 
@@ -133,6 +142,14 @@ static void prepare(seeding *s) {
         fn_km_to_panel(km, s->trials, t, s->coords + t * s->scan.q, s->scan.q, s->packed);
 }
 
+/* Ask now and then whether to go on. */
+static void ask(seeding *s) {
+    const fn_km *km = s->km;
+    if (!km->go_on || fn_now_ns() < s->asked + ASK_NS) return;
+    s->stopped = !km->go_on(km->watched);
+    s->asked = fn_now_ns();
+}
+
 static void sweep(seeding *s, bool apply) {
     const fn_km *km = s->km;
     s->apply = apply;
@@ -141,6 +158,7 @@ static void sweep(seeding *s, bool apply) {
     const double each = km->mode == FN_KM_MODE_PROJECTED ? km->p : (double)km->d;
     fn_parallel_run(fn_km_threads(km, (double)km->n * each * 0.2 * s->trials, 1),
                     &(fn_work_list){seed_next, seed_run, s, 1e6});
+    ask(s);
 }
 
 static double mass(const seeding *s, int64_t i) {
@@ -227,7 +245,7 @@ static fn_status plus_plus(seeding *s, int64_t *indices) {
     for (int64_t i = 0; i < s->km->n; i++) s->closest[i] = INFINITY;
     s->picked[0] = draw_weighted(s);
     take(s, 0, 0, indices);
-    for (int64_t j = 1; j < k; j++) {
+    for (int64_t j = 1; j < k && !s->stopped; j++) {
         const double total = mass_of_all(s);
         for (int t = 0; t < s->trials; t++) {
             const int64_t row = total > 0 ? find(s, uniform(s) * total) : -1;
@@ -252,7 +270,8 @@ static int64_t draw_round(seeding *s, int round, int64_t *drawn, int64_t count, 
         if ((double)r.v[0] * 0x1p-32 * total < each * mass(s, i)) drawn[count++] = i;
     }
     const int trials = s->trials;
-    for (int64_t c = before; c < count; c += s->trials) {
+    for (int64_t c = before; c < count && !s->stopped; c += s->trials) {
+        s->base = c;
         s->trials = (int)(count - c < trials ? count - c : trials);
         memcpy(s->picked, drawn + c, (size_t)s->trials * sizeof *drawn);
         sweep(s, true);
@@ -268,13 +287,9 @@ static fn_status choose_drawn(seeding *s, const int64_t *drawn, int64_t count, i
     double *rows = fn_alloc((size_t)count * d * sizeof *rows);
     double *weights = fn_alloc((size_t)count * sizeof *weights);
     fn_status status = rows && weights ? FN_OK : FN_ENOMEM;
-    if (status == FN_OK) {
-        for (int64_t c = 0; c < count; c++) fn_km_row(&km->rows, drawn[c], rows + c * km->d);
-        status =
-            fn_km_assign(&km->data, count, rows, km->labels, NULL, NULL, NULL, km->threads, NULL);
-    }
     fn_km *among = NULL;
     if (status == FN_OK) {
+        for (int64_t c = 0; c < count; c++) fn_km_row(&km->rows, drawn[c], rows + c * km->d);
         for (int64_t i = 0; i < km->n; i++) weights[km->labels[i]] += fn_km_weight(&km->data, i);
         const fn_km_data data = {.n = count,
                                  .d = km->d,
@@ -283,6 +298,7 @@ static fn_status choose_drawn(seeding *s, const int64_t *drawn, int64_t count, i
                                  .row_bytes = km->d * 8,
                                  .weights = weights};
         among = fn_km_new(&data, km->k, FN_KM_AUTO, 0, km->threads);
+        if (among) fn_km_watch(among, km->go_on, km->watched);
         status = among ? fn_km_seed(among, FN_KM_PLUSPLUS, s->seed, 0, indices) : FN_ENOMEM;
     }
     for (int64_t j = 0; j < km->k && status == FN_OK; j++) {
@@ -303,14 +319,18 @@ static fn_status parallel(seeding *s, int64_t *indices) {
     int64_t *drawn = fn_alloc((size_t)most * sizeof *drawn);
     if (!drawn) return FN_ENOMEM;
     for (int64_t i = 0; i < km->n; i++) s->closest[i] = INFINITY;
+    memset(km->labels, 0, (size_t)km->n * sizeof *km->labels);
     const int trials = s->trials;
     s->picked[0] = drawn[0] = draw_weighted(s);
     s->trials = 1;
     sweep(s, true);
     s->trials = trials;
-    for (int r = 0; r < PARALLEL_ROUNDS; r++) count = draw_round(s, r, drawn, count, most);
+    for (int r = 0; r < PARALLEL_ROUNDS && !s->stopped; r++)
+        count = draw_round(s, r, drawn, count, most);
     fn_status status = FN_OK;
-    if (count > km->k)
+    if (s->stopped)
+        status = FN_STOPPED;
+    else if (count > km->k)
         status = choose_drawn(s, drawn, count, indices);
     else
         status = plus_plus(s, indices); /* too few different rows to choose from */
@@ -318,9 +338,55 @@ static fn_status parallel(seeding *s, int64_t *indices) {
     return status;
 }
 
+typedef struct {
+    double key;
+    int64_t row;
+} keyed_row;
+
+static int by_key(const void *a, const void *b) {
+    const keyed_row *x = a, *y = b;
+    if (x->key != y->key) return x->key < y->key ? -1 : 1;
+    return x->row < y->row ? -1 : x->row > y->row;
+}
+
+/* Let the row at a place of a heap, whose first key is the largest, sink to where it belongs. */
+static void sink(keyed_row *heap, int64_t count, int64_t at) {
+    for (int64_t child = 2 * at + 1; child < count; child = 2 * at + 1) {
+        if (child + 1 < count && by_key(heap + child, heap + child + 1) < 0) child++;
+        if (by_key(heap + at, heap + child) >= 0) return;
+        const keyed_row kept = heap[at];
+        heap[at] = heap[child], heap[child] = kept;
+        at = child;
+    }
+}
+
+/* k different rows, a heavier one sooner: those with the lowest exponential variates over weights
+ * (Efraimidis and Spirakis 2006). All of weight > 0 again and again where these are too few. */
+static fn_status weighted_rows(seeding *s, int64_t *indices) {
+    const fn_km *km = s->km;
+    keyed_row *heap = fn_alloc((size_t)km->k * sizeof *heap);
+    int64_t count = 0;
+    if (!heap) return FN_ENOMEM;
+    for (int64_t i = 0; i < km->n; i++) {
+        if (!(km->data.weights[i] > 0)) continue;
+        const keyed_row one = {-log1p(-uniform(s)) / km->data.weights[i], i};
+        if (count < km->k) {
+            heap[count++] = one;
+            for (int64_t j = km->k / 2; count == km->k && j-- > 0;) sink(heap, count, j);
+        } else if (by_key(&one, heap) < 0) {
+            heap[0] = one;
+            sink(heap, count, 0);
+        }
+    }
+    qsort(heap, (size_t)count, sizeof *heap, by_key);
+    for (int64_t j = 0; j < km->k; j++) indices[j] = count ? heap[j % count].row : j;
+    fn_free(heap);
+    return FN_OK;
+}
+
 /* k different rows, every set as likely (Vitter's method A in one pass of selection sampling). */
-static void random_rows(seeding *s, int64_t *indices) {
-    fn_km *km = s->km;
+static void uniform_rows(seeding *s, int64_t *indices) {
+    const fn_km *km = s->km;
     int64_t j = 0;
     for (int64_t i = 0; i < km->n && j < km->k; i++)
         if (uniform(s) * (double)(km->n - i) < (double)(km->k - j)) indices[j++] = i;
@@ -329,15 +395,23 @@ static void random_rows(seeding *s, int64_t *indices) {
         indices[j] = indices[other];
         indices[other] = kept;
     }
-    for (j = 0; j < km->k; j++) fn_km_row(&km->rows, indices[j], km->centers + j * km->d);
+}
+
+static fn_status random_rows(seeding *s, int64_t *indices) {
+    fn_km *km = s->km;
+    fn_status status = FN_OK;
+    if (km->data.weights)
+        status = weighted_rows(s, indices);
+    else
+        uniform_rows(s, indices);
+    for (int64_t j = 0; status == FN_OK && j < km->k; j++)
+        fn_km_row(&km->rows, indices[j], km->centers + j * km->d);
+    return status;
 }
 
 fn_status fn_km_seed(fn_km *km, fn_km_seeding method, uint64_t seed, int trials, int64_t *indices) {
     seeding s = {.km = km, .seed = seed};
-    if (method == FN_KM_RANDOM) {
-        random_rows(&s, indices);
-        return FN_OK;
-    }
+    if (method == FN_KM_RANDOM) return random_rows(&s, indices);
     s.trials = method == FN_KM_PARALLEL ? MOST_TRIALS
                : trials > 0             ? trials
                                         : 2 + (int)log((double)km->k);
@@ -366,6 +440,7 @@ fn_status fn_km_seed(fn_km *km, fn_km_seeding method, uint64_t seed, int trials,
         status = parallel(&s, indices);
     else if (ok)
         status = plus_plus(&s, indices);
+    if (status == FN_OK && s.stopped) status = FN_STOPPED;
     fn_free(s.nearer);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) fn_free(all[i]);
     return status;

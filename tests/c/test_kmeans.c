@@ -151,6 +151,27 @@ static void check_memory(void) {
     free(x);
 }
 
+static int never(void *context) {
+    ++*(int *)context;
+    return 0;
+}
+
+/* First centres are not looked for any longer where the caller says so; then they are again. */
+static void check_stop(void) {
+    float *x = make_rows(700, 5, false, 0);
+    const fn_km_data data = {.n = 700, .d = 5, .dtype = FN_F32, .values = x, .row_bytes = 20};
+    int64_t rows[K];
+    int asked = 0;
+    fn_km *km = fn_km_new(&data, K, FN_KM_AUTO, 0, 1);
+    fn_km_watch(km, never, &asked);
+    CHECK(fn_km_seed(km, FN_KM_PLUSPLUS, 1, 0, rows) == FN_STOPPED && asked == 1);
+    CHECK(fn_km_seed(km, FN_KM_PARALLEL, 1, 0, rows) == FN_STOPPED && asked == 2);
+    fn_km_watch(km, NULL, NULL);
+    CHECK(fn_km_seed(km, FN_KM_PARALLEL, 1, 0, rows) == FN_OK && asked == 2);
+    fn_km_free(km);
+    free(x);
+}
+
 /* Values that float32 cannot square, and a value that is no number. */
 static void check_extremes(void) {
     double x[40], centers[4];
@@ -199,6 +220,7 @@ int main(int argc, char **argv) {
         check_shape(531, 140, false, 100, NULL);
         check_shape(900, 33, false, 1e5, weights);
         check_memory();
+        check_stop();
         check_extremes();
         check_csr();
     }
