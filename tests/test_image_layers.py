@@ -1,6 +1,7 @@
 """Layers on images: arguments, shapes, what they compute, beside PyTorch where it is installed."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -371,3 +372,21 @@ def test_saved_and_loaded(tmp_path):
     again = fn.load(tmp_path / "net.safetensors")
     assert [repr(a) for a in again.layers] == [repr(a) for a in net.layers]
     assert again.predict(images()).tobytes() == net.predict(images()).tobytes()
+
+
+MODULES = ("augmentation", "convolution", "merge", "normalization", "pooling", "shaping")
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, cls in layers.LAYERS.items() if cls.__module__.split(".")[-1] in MODULES]
+)
+def test_docstrings_have_shapes_errors_and_the_kernel(name):
+    """Of its own, or those of a layer that it names."""
+    texts, names = [], [name]
+    for n in names:
+        texts.append(layers.LAYERS[n].__doc__)
+        named = re.findall(r"`(\w+)`", texts[-1])
+        names += [m for m in named if m in layers.LAYERS and m not in names]
+    assert re.search(r"\(n, |any shape|one shape", texts[0])
+    for wanted in ("Raises\n", "name : str, optional", "csrc/"):
+        assert any(wanted in text for text in texts), wanted

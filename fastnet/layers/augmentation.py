@@ -94,12 +94,22 @@ class _Resampled(_Affine):
 
 
 class RandomFlip(_Affine):
-    """Mirrors each image with a chance of one half; along both axes: one half for each of them.
+    """Mirrors each image with a chance of one half; along both axes: one half for each of them;
+    x (n, h, w[, c]) -> y of the same shape.
 
     Parameters
     ----------
     mode : "horizontal" (left and right), "vertical" or "horizontal_and_vertical" (the default)
     name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        If mode is none of these, or rows are no images.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/affine.c.
     """
 
     def __init__(self, mode: str = "horizontal_and_vertical", *, name: str | None = None):
@@ -115,7 +125,7 @@ class RandomFlip(_Affine):
 
 
 class RandomTranslation(_Resampled):
-    """Moves each image.
+    """Moves each image; x (n, h, w[, c]) -> y of the same shape.
 
     Parameters
     ----------
@@ -127,6 +137,15 @@ class RandomTranslation(_Resampled):
     interpolation : "bilinear" (the default) or "nearest"
     fill_value : float, default 0
     name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a factor is out of range, a name unknown, or rows are no images.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/affine.c.
     """
 
     def __init__(
@@ -154,7 +173,7 @@ class RandomTranslation(_Resampled):
 
 
 class RandomRotation(_Resampled):
-    """Turns each image about its middle.
+    """Turns each image about its middle; x (n, h, w[, c]) -> y of the same shape.
 
     Parameters
     ----------
@@ -163,6 +182,15 @@ class RandomRotation(_Resampled):
     fill_mode, interpolation, fill_value
         As for `RandomTranslation`.
     name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the factor is out of range, a name unknown, or rows are no images.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/affine.c.
     """
 
     def __init__(
@@ -185,7 +213,7 @@ class RandomRotation(_Resampled):
 
 
 class RandomZoom(_Resampled):
-    """Makes what is in each image smaller or larger.
+    """Makes what is in each image smaller or larger; x (n, h, w[, c]) -> y of the same shape.
 
     Parameters
     ----------
@@ -197,6 +225,15 @@ class RandomZoom(_Resampled):
     fill_mode, interpolation, fill_value
         As for `RandomTranslation`.
     name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a factor is out of range, a name unknown, or rows are no images.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/affine.c.
     """
 
     def __init__(
@@ -227,12 +264,22 @@ class RandomZoom(_Resampled):
 
 class RandomCrop(_Affine):
     """A window of (height, width) at a random place of each image; larger than the image, or when
-    not training: the largest window of these proportions in its middle, resized (bilinear).
+    not training: the largest window of these proportions in its middle, resized (bilinear);
+    x (n, h, w[, c]) -> y (n, height, width[, c]).
 
     Parameters
     ----------
     height, width : int >= 1
     name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        If height or width is no integer >= 1, or rows are no images.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/affine.c.
     """
 
     training_only = False
@@ -275,7 +322,8 @@ class _Tone(_ImageLayer):
 
 
 class RandomContrast(_Tone):
-    """``y = (x - mean) * contrast + mean``, the mean over the pixels of a channel, clipped.
+    """``y = (x - mean) * contrast + mean``, the mean over the pixels of a channel, clipped;
+    x (n, h, w[, c]) -> y of the same shape.
 
     Parameters
     ----------
@@ -284,6 +332,15 @@ class RandomContrast(_Tone):
     value_range : (low, high), default (0, 255)
         Of the values that come in; (0, 1) behind ``Rescale(1/255)``.
     name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        If factor or value_range is out of range, or rows are no images.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/tone.c.
     """
 
     def __init__(
@@ -306,7 +363,8 @@ class RandomContrast(_Tone):
 
 
 class RandomBrightness(_Tone):
-    """``y = x + shift * (high - low)``, clipped to value_range = (low, high).
+    """``y = x + shift * (high - low)``, clipped to value_range = (low, high);
+    x (n, h, w[, c]) -> y of the same shape.
 
     Parameters
     ----------
@@ -315,6 +373,15 @@ class RandomBrightness(_Tone):
     value_range : (low, high), default (0, 255)
         Of the values that come in; (0, 1) behind ``Rescale(1/255)``.
     name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        If factor or value_range is out of range, or rows are no images.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/tone.c.
     """
 
     def __init__(
@@ -340,6 +407,15 @@ class GaussianNoise(Layer):
     ----------
     stddev : float >= 0
     name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        If stddev is no number >= 0.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/noise.c, csrc/kernels/draw.h.
     """
 
     training_only = True
@@ -358,7 +434,8 @@ class GaussianNoise(Layer):
 
 
 class RandomErasing(_ImageLayer):
-    """Covers a rectangle of an image (Zhong et al., Random Erasing Data Augmentation, AAAI 2020).
+    """Covers a rectangle of an image (Zhong et al., Random Erasing Data Augmentation, AAAI 2020);
+    x (n, h, w[, c]) -> y of the same shape.
 
     Parameters
     ----------
@@ -371,6 +448,15 @@ class RandomErasing(_ImageLayer):
     value_range : (low, high), default (0, 255)
         Of the values that come in; (0, 1) behind ``Rescale(1/255)``.
     name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        If factor, scale or value_range is out of range, or rows are no images.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/erase.c.
     """
 
     def __init__(

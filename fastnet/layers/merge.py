@@ -52,6 +52,10 @@ class Add(_Merge):
     ------
     ValueError
         When called on fewer than two inputs, or on inputs of different shapes.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/add.c.
     """
 
     op = "add"
@@ -63,6 +67,15 @@ class Subtract(_Merge):
     Parameters
     ----------
     name : str, optional
+
+    Raises
+    ------
+    ValueError
+        When called on other than two inputs, or on inputs of different shapes.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/subtract.c.
     """
 
     op = "subtract"
@@ -78,6 +91,15 @@ class Multiply(_Merge):
     Parameters
     ----------
     name : str, optional
+
+    Raises
+    ------
+    ValueError
+        As for `Add`.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/multiply.c.
     """
 
     op = "multiply"
@@ -89,6 +111,15 @@ class Average(_Merge):
     Parameters
     ----------
     name : str, optional
+
+    Raises
+    ------
+    ValueError
+        As for `Add`.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/average.c.
     """
 
     op = "average"
@@ -107,6 +138,15 @@ class Maximum(_Merge):
     Parameters
     ----------
     name : str, optional
+
+    Raises
+    ------
+    ValueError
+        As for `Add`.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/maximum.c.
     """
 
     op = "maximum"
@@ -126,6 +166,10 @@ class Concatenate(_Merge):
     ValueError
         When called on fewer than two inputs, on inputs that differ in another axis, or for an
         axis that there is not.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/concatenate.c.
     """
 
     def __init__(self, axis: int = -1, *, name: str | None = None):

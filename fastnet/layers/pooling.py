@@ -128,7 +128,7 @@ class AvgPool2D(_Pool):
 
 
 class MaxPool1D(_Pool):
-    """`MaxPool2D` of sequences: x (n, steps, c) -> y (n, windows, c).
+    """`MaxPool2D` of sequences: x (n, steps, c) -> y (n, windows, c), its arguments and errors.
 
     `pool_size`, `strides` and explicit padding have one axis: an integer, or (before, after) for
     padding. ``MaxPooling1D`` is the same layer.
@@ -183,6 +183,11 @@ class GlobalMaxPool2D(_GlobalPool):
         True gives y (n, 1, 1, c).
     name : str, optional
 
+    Raises
+    ------
+    ValueError
+        If rows are no images.
+
     Notes
     -----
     ``GlobalMaxPooling2D`` is the same layer. Kernel code: csrc/ops/max_pool.c.
@@ -201,8 +206,8 @@ class GlobalAvgPool2D(_GlobalPool):
 
 
 class GlobalMaxPool1D(_GlobalPool):
-    """The largest value of each channel; x (n, steps, c) -> y (n, c), or (n, 1, c) with
-    ``keepdims=True``. ``GlobalMaxPooling1D`` is the same layer.
+    """`GlobalMaxPool2D` of sequences: x (n, steps, c) -> y (n, c), or (n, 1, c) with
+    ``keepdims=True``; its arguments and errors. ``GlobalMaxPooling1D`` is the same layer.
     """
 
     axes = 1
@@ -210,9 +215,8 @@ class GlobalMaxPool1D(_GlobalPool):
 
 
 class GlobalAvgPool1D(_GlobalPool):
-    """The mean of each channel; x (n, steps, c) -> y (n, c), or (n, 1, c) with ``keepdims=True``.
-
-    ``GlobalAveragePooling1D`` is the same layer.
+    """`GlobalAvgPool2D` of sequences: x (n, steps, c) -> y (n, c), or (n, 1, c) with
+    ``keepdims=True``; its arguments and errors. ``GlobalAveragePooling1D`` is the same layer.
     """
 
     axes = 1

@@ -75,7 +75,7 @@ class ZeroPadding2D(_Border):
 class ZeroPadding1D(ZeroPadding2D):
     """Zeros around a sequence; x (n, steps, c) -> y (n, before + steps + after, c).
 
-    `padding` is an integer or (before, after), 1 by default.
+    `padding` is an integer or (before, after), 1 by default; errors as for `ZeroPadding2D`.
     """
 
     axes = 1
@@ -113,7 +113,7 @@ class Cropping2D(_Border):
 class Cropping1D(Cropping2D):
     """Cuts off the ends of a sequence; x (n, steps, c) -> y (n, steps - before - after, c).
 
-    `cropping` is an integer or (before, after), 1 by default.
+    `cropping` is an integer or (before, after), 1 by default; errors as for `Cropping2D`.
     """
 
     axes = 1
@@ -181,6 +181,15 @@ class UpSampling1D(Layer):
     ----------
     size : int, default 2
     name : str, optional
+
+    Raises
+    ------
+    ValueError, TypeError
+        If size is no integer >= 1, or rows are no sequences.
+
+    Notes
+    -----
+    Kernel code: csrc/ops/upsample.c.
     """
 
     def __init__(self, size: int = 2, *, name: str | None = None):
@@ -200,7 +209,8 @@ class UpSampling1D(Layer):
 
 class SpatialDropout2D(Layer):
     """Sets a fraction of the channels of an image to 0 while training and scales the rest by
-    1 / (1 - rate): neighbouring pixels are too alike for `Dropout` to regularise.
+    1 / (1 - rate): neighbouring pixels are too alike for `Dropout` to regularise;
+    x (n, h, w, c) -> y of the same shape.
 
     Which channels depends on the seed, the step and the row, so results do not depend on threads.
     Tompson et al., CVPR 2015; csrc/ops/spatial_dropout.c.
@@ -239,6 +249,7 @@ class SpatialDropout2D(Layer):
 
 
 class SpatialDropout1D(SpatialDropout2D):
-    """`SpatialDropout2D` of sequences, x (n, steps, c): whole channels of a sequence."""
+    """`SpatialDropout2D` of sequences, x (n, steps, c): whole channels of a sequence; its arguments
+    and errors."""
 
     axes = 1
