@@ -42,7 +42,8 @@ class Optimizer:
     weight_decay, l1, l2 : float, default 0
         Decoupled decay and penalties on kernels.
     clipvalue, global_clipnorm : float or None, default None
-        Bound of each gradient value; bound of the norm of all gradients together.
+        Bound of each gradient value; bound of the norm of all gradients together, which comes
+        first where both are given.
 
     Raises
     ------

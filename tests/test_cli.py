@@ -256,6 +256,15 @@ def test_many_different_whole_labels_are_amounts(run, tmp_path):
     assert len(read_extra("a.safetensors")["classes"]) == 150
 
 
+def test_texts_are_no_amounts(run, bad, flowers, prices):
+    message = "flowers.csv: labels are texts such as 'iris', and "
+    assert message + "--loss mse wants numbers" in bad("train", "--data", flowers, "--loss", "mse")
+    assert run("train", "-q", "--data", prices, "--epochs", 1)[0] == 0
+    assert message + "the model wants" in bad("evaluate", "prices.safetensors", "--data", flowers)
+    assert run("train", "-q", "--loss", "mse", "--epochs", 1)[0] == 0  # digits are numbers
+    assert run("evaluate", "digits.safetensors")[0] == 0
+
+
 def test_two_classes_with_one_output(run, tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 3)).astype(np.float32)

@@ -150,8 +150,11 @@ def find_task(data: Dataset, loss: str | None) -> str:
     if data.y_train is None:
         raise UsageError(f"{data.name}: no labels in it; training and evaluation want some")
     y: np.ndarray = data.y_train
+    if loss in ("cross_entropy", "binary_cross_entropy"):
+        return CLASSES
     if loss is not None:
-        return CLASSES if loss in ("cross_entropy", "binary_cross_entropy") else NUMBERS
+        need_numbers(data, f"--loss {loss}")
+        return NUMBERS
     if data.classes is not None or y.dtype.kind == "b" or is_one_hot(y):
         return CLASSES
     if y.ndim > 1 and math.prod(y.shape[1:]) > 1:
@@ -166,6 +169,17 @@ def find_task(data: Dataset, loss: str | None) -> str:
              "to predict; --loss cross_entropy takes them as classes")  # fmt: skip
         return NUMBERS
     return CLASSES
+
+
+def need_numbers(data: Dataset, who: str) -> None:
+    """UsageError if labels are texts: codes that count them are no amounts."""
+    for name in () if data.classes is None else data.classes:
+        try:
+            float(name)
+        except ValueError:
+            raise UsageError(
+                f"{data.name}: labels are texts such as {str(name)!r}, and {who} wants numbers"
+            ) from None
 
 
 def is_one_hot(y: np.ndarray | None) -> bool:

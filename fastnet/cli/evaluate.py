@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         if card.task == CLASSES:
             result = _classes(network, card, x, datas.model_codes(data, part, card))
         else:
+            datas.need_numbers(data, "the model")
             result = _numbers(network, card, x, part.y, data.name)
     result = {"model": args.model, "data": data.name, "part": part.what, **result}
     if args.format == "json":

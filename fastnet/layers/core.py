@@ -388,7 +388,10 @@ class Normalization(Layer):
             raise ValueError(
                 f"x must have {self.input_shape[-1]} features as the network has, got {x.shape[-1]}"
             )
-        self.mean, self.variance = _moments(x.reshape(-1, x.shape[-1]))
+        mean, variance = _moments(x.reshape(-1, x.shape[-1]))
+        if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
+            raise ValueError(f"x holds {_what_is_wrong(x)}")
+        self.mean, self.variance = mean, variance
         if self.network is not None and self.network.built:
             self.network.refresh(self)
         return self
@@ -443,7 +446,13 @@ def _moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             mean += delta * (len(block) / total)
             squares += np.square(block - own).sum(axis=0)
             squares += np.square(delta) * (n * len(block) / total)
-        variance = squares / len(rows)
-    if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
-        raise ValueError("x holds NaN, infinite or huge values")
-    return mean, variance
+        return mean, squares / len(rows)
+
+
+def _what_is_wrong(x: np.ndarray) -> str:
+    """Why the moments of x are not finite."""
+    wrong = ~np.isfinite(x)
+    if not wrong.any():
+        return f"values of up to {np.abs(x).max():g}, whose variance is no finite float64"
+    row, *rest = map(int, np.unravel_index(wrong.argmax(), x.shape))
+    return f"NaN or infinity in row {row}, column {', '.join(map(str, rest))}"
