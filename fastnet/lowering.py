@@ -20,7 +20,6 @@ from .metrics import Metric
 
 if TYPE_CHECKING:
     from .layers import Layer
-    from .layers.base import Weight
     from .network import Network
 
 Shape = tuple[int, ...]
@@ -122,9 +121,9 @@ class Lowering:
         # Every plan declares all parameters, so that one set of params serves them all.
         self._params: dict[int, list[int]] = {}
         self._trained: set[int] = set()
-        for path, layer in network._leaves():
+        for _, layer in network._leaves():
             weights = layer.weights()
-            numbers = [self._param(path, w) for w in weights]
+            numbers = [self.plan.param(w.shape, w.decay, w.trainable) for w in weights]
             self._params[id(layer)] = numbers
             self._trained |= {n for n, w in zip(numbers, weights, strict=True) if w.trainable}
         #: Source i is -1 - i until an op reads it: only then its scale, offset and shape are known.
@@ -133,14 +132,6 @@ class Lowering:
         self._read: dict[int, int] = {}  # the buffer of each source that was read
         for x, shape in zip(self.sources, network._graph.input_shapes, strict=True):
             self.shapes[x] = self._declared[x] = shape
-
-    def _param(self, path: str, weight: Weight) -> int:
-        try:
-            return self.plan.param(weight.shape, weight.decay, weight.trainable)
-        except (ValueError, OverflowError) as error:
-            raise ValueError(
-                f"layer {path!r}: its {weight.name} would have shape {weight.shape}: {error}"
-            ) from None
 
     def params(self) -> list[int]:
         """The engine's numbers of the current layer's weights."""
