@@ -19,6 +19,7 @@ SUFFIXES = (
 #: What a picture may be, whatever its name says: Pillow would run Ghostscript for a PostScript one.
 _FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _BLOCK = 1 << 20  # pixels of a picture that are computed with at once
+_DRAWN = 2000  # a side of a drawing: more pixels say nothing, and take memory
 
 
 def need_pillow() -> None:
@@ -112,7 +113,9 @@ def read_digit(path: str | os.PathLike[str], side: int = 28, box: int = 20) -> n
     """A picture of a drawn digit from a file, as `prepare_digit` makes it."""
     need_pillow()
     with own_limit():
-        return prepare_digit(np.asarray(open_picture(path, "L")), side, box)
+        image = open_picture(path, "L", near=(_DRAWN, _DRAWN))
+    image = image.reduce(-(-max(image.size) // _DRAWN))
+    return prepare_digit(np.asarray(image), side, box)
 
 
 def prepare_digit(

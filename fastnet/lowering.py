@@ -280,7 +280,10 @@ class Lowering:
         self._layer, self._last, self._logits = layer, wishes[0], None
         y = inputs[0]
         if not layer.training_only or self.request.mode == "train":
-            y = layer.lower(self, inputs if layer.several else y)
+            try:
+                y = layer.lower(self, inputs if layer.several else y)
+            except ValueError as error:  # of the engine, which knows no names
+                raise ValueError(f"layer {path!r}: {error}") from None
         self.after.append((path, y))
         self.behind.append(self.shapes[y])
         return [(y, self._logits)]

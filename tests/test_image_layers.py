@@ -121,6 +121,7 @@ def test_wrong_arguments(make, error, message):
         (layers.ZeroPadding2D(2**20), r"rows of shape \(2097160, .* come of it"),
         (layers.Conv2DTranspose(8, 3, 10**6), r"rows of shape \(8000000, .* come of it"),
         (layers.Conv2D(2**31, 3), r"rows of shape \(6, 6, 2147483648\) would come of it"),
+        (layers.SeparableConv2D(1, 1, depth_multiplier=2**24), r"a row of a buffer needs 1 to"),
         (layers.Conv2D(8, 10**6, padding="same"), r"its kernel \(1000000, .* is too large"),
         (
             layers.Conv2D(8, 3, 2**20, 2**20),
