@@ -38,7 +38,7 @@ typedef struct {
     double shift;     /* squared distance that all centres moved together */
     int64_t moved;    /* points with another label than before */
     int64_t computed; /* point-centre distances evaluated on all features */
-    int64_t saved;    /* n * k - computed */
+    int64_t saved;    /* n * k - computed, or 0 if that is more */
 } fn_km_record;
 
 /* A fit of k centres, or NULL if memory ends. Projections take at most `max_bytes` (0: as much as
@@ -46,10 +46,9 @@ typedef struct {
 fn_km *fn_km_new(const fn_km_data *data, int64_t k, fn_km_algorithm algorithm, size_t max_bytes,
                  int threads);
 void fn_km_free(fn_km *km);
-size_t fn_km_bytes(const fn_km *km);       /* everything it has allocated */
-const double *fn_km_centers(fn_km *km);    /* (k, d) */
-const double *fn_km_mean(const fn_km *km); /* (d): weighted mean of the rows */
-double fn_km_variance(const fn_km *km);    /* weighted, mean over columns */
+size_t fn_km_bytes(const fn_km *km);    /* everything it has allocated */
+const double *fn_km_centers(fn_km *km); /* (k, d) */
+double fn_km_variance(const fn_km *km); /* weighted, mean over columns */
 /* True if a value is NaN or infinite; then says where. Nothing else may be called then. */
 bool fn_km_bad_value(const fn_km *km, int64_t *row, int64_t *column);
 const char *fn_km_path(const fn_km *km); /* how it works: "narrow", "dense", "projected", ... */

@@ -28,7 +28,6 @@ cdef extern from "kmeans.h" nogil:
     void fn_km_free(fn_km *km)
     size_t fn_km_bytes(const fn_km *km)
     const double *fn_km_centers(fn_km *km)
-    const double *fn_km_mean(const fn_km *km)
     ctypedef bint (*fn_km_go_on)(void *context) noexcept
     void fn_km_watch(fn_km *km, fn_km_go_on go_on, void *context)
     fn_status fn_km_seed(fn_km *km, fn_km_seeding method, uint64_t seed, int trials, int64_t *indices)
@@ -172,11 +171,6 @@ cdef class KMeansFit:
 
     def __dealloc__(self):
         fn_km_free(self.km)
-
-    @property
-    def mean(self):
-        """(d,) float64 as bytes: the weighted mean of the rows."""
-        return (<const char *>fn_km_mean(self.km))[:self.d * 8]
 
     @property
     def centers(self):

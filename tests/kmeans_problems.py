@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from reference_kmeans import lloyd
+from reference_kmeans import lloyd, squared_distances
 
 import fastnet as fn
 
@@ -72,13 +72,28 @@ def problem(seed: int, work: float = WORK) -> Problem:
     return Problem(name, x, centers, weights, options)
 
 
+def check_alone(problem: Problem, model: Any) -> None:
+    """What holds whichever way ties went: the nearest centres, and the inertia that they make."""
+    mean = problem.x.mean(axis=0, dtype=np.float64)
+    x, centers = problem.x - mean, model._centers() - mean
+    w = np.ones(len(x)) if problem.weights is None else problem.weights
+    own = ((x - centers[model.labels_]) ** 2).sum(axis=1)
+    scale = float(max((x * x).sum(axis=1).max(), (centers * centers).sum(axis=1).max()))
+    noise = 1e-24 * float((problem.x.astype(np.float64) ** 2).sum(axis=1).max())
+    least = squared_distances(x, centers).min(axis=1)
+    assert (own <= least + 1e-12 * scale + noise).all(), f"{problem.name}: a centre is nearer"
+    gap = abs(model.inertia_ - (w * own).sum())
+    assert gap <= (1e-9 * scale + noise) * w.sum(), f"{problem.name}: inertia"
+
+
 def check(problem: Problem, **parameters: Any) -> bool:
-    """Compare a fit with the reference; False where a tie in the reference exempts it."""
+    """Compare a fit with the reference; False where a tie in the reference exempts it from that."""
     right = lloyd(problem.x, problem.centers, problem.weights, **problem.options)
     model = fn.KMeans(len(problem.centers), init=problem.centers, n_init=1, **problem.options)
     model.set_params(**parameters)
     model.fit(problem.x, sample_weight=problem.weights)
     if right.ties:
+        check_alone(problem, model)
         return False
     wrong = np.flatnonzero(model.labels_ != right.labels)
     assert len(wrong) == 0, f"{problem.name}: {len(wrong)} labels differ, first {wrong[:5]}"

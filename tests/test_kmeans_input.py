@@ -221,6 +221,26 @@ BAD_FITS = {
     "max_memory": ({"max_memory": 0}, X, "max_memory must be an integer >= 1"),
     "progress": ({"progress": "yes"}, X, "progress must be True, False or 'auto'"),
     "dtype": ({"dtype": "int8"}, X, "dtype must be 'float32', 'float64' or None"),
+    "dtype of no name": (
+        {"dtype": "foo"},
+        X,
+        "dtype must be 'float32', 'float64' or None, got 'foo'",
+    ),
+    "squares of X": (
+        {},
+        X * 1e200,
+        "sum of the squares of X, by sample_weight, is more than float64",
+    ),
+    "long for cosine": (
+        {"metric": "cosine"},
+        X * 1e200,
+        "the squares of row 0, .* are beyond float64",
+    ),
+    "short for cosine": ({"metric": "cosine"}, X * 1e-200, "the squares of row 0, .* are beyond"),
+    "no direction": ({"metric": "cosine"}, X * (np.arange(20) != 3)[:, None], "row 3 is all zeros"),
+    "NaN for cosine": ({"metric": "cosine"}, NAN, "X contains NaN: row 7, column 2"),
+    "infinity for cosine": ({"metric": "cosine"}, INF, "X contains infinity: row 19, column 0"),
+    "ragged": ({"fixed_centers": [[0, 0, 0], [1]]}, X, "fixed_centers cannot be made an array"),
     "random_state": ({"random_state": -1}, X, "random_state must be None, an integer >= 0"),
     "fixed centers": ({"fixed_centers": [0]}, X, "fixed_centers of one axis are rows of"),
     "too many fixed": ({"fixed_centers": X[:3]}, X, r"shape \(m, 3\) with m from 1 to 2"),
@@ -251,8 +271,9 @@ def test_errors_of_fit(cls, case):
         (-np.ones(20), "sample_weight must be finite and >= 0, got -1.0 in row 0"),
         (np.full(20, np.nan), "sample_weight must be finite and >= 0, got nan in row 0"),
         (["a"] * 20, "sample_weight must hold numbers"),
+        (np.full(20, 1e308), "sum of sample_weight is more than float64 holds"),
     ],
-    ids=["zeros", "empty", "short", "negative", "NaN", "text"],
+    ids=["zeros", "empty", "short", "negative", "NaN", "text", "huge"],
 )
 def test_errors_of_weights(cls, weights, message):
     with pytest.raises((ValueError, TypeError), match=message):

@@ -230,7 +230,6 @@ void fn_km_free(fn_km *km) {
 
 size_t fn_km_bytes(const fn_km *km) { return km->bytes; }
 const double *fn_km_centers(fn_km *km) { return km->centers; }
-const double *fn_km_mean(const fn_km *km) { return km->mean; }
 double fn_km_variance(const fn_km *km) { return km->variance; }
 
 void fn_km_watch(fn_km *km, fn_km_go_on go_on, void *context) {
@@ -433,7 +432,8 @@ fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double sec
     while (*completed < iterations) {
         if (!assign(km, deadline)) break;
         km->record.inertia = inertia(km);
-        km->record.saved = km->n * km->k - km->record.computed;
+        const int64_t saved = km->n * km->k - km->record.computed;
+        km->record.saved = saved > 0 ? saved : 0; /* float64 looks at ties once more */
         const fn_status status = fn_km_update(km);
         if (status != FN_OK) return status;
         records[(*completed)++] = km->record;

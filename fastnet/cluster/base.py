@@ -98,7 +98,10 @@ class ClusterModel(Parameters):
         metric = check.choice("metric", self.metric, ("euclidean", "cosine"))
         if not (isinstance(self.progress, bool) or self.progress == "auto"):
             raise ValueError(f"progress must be True, False or 'auto', got {self.progress!r}")
-        dtype = None if self.dtype is None else np.dtype(self.dtype)
+        try:
+            dtype = None if self.dtype is None else np.dtype(self.dtype)
+        except TypeError:
+            dtype = np.dtype("V")
         if dtype not in (None, np.dtype("f"), np.dtype("d")):
             raise ValueError(f"dtype must be 'float32', 'float64' or None, got {self.dtype!r}")
         memory = self.max_memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -147,12 +148,22 @@ def check_finite(rows: Rows) -> None:
 
 
 def check_directions(rows: Rows) -> None:
-    """ValueError with the number of the first row of zeros, which has no cosine."""
+    """ValueError with the number of the first row that cannot be scaled to length 1: zeros, or
+    values whose squares float64 does not hold. NaN is not looked for here."""
     for where, block in rows.blocks():
-        full = block.any(axis=1)
-        if not full.all():
-            row = where.start + int(np.flatnonzero(~full)[0])
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            squares = np.einsum("ij,ij->i", block, block, dtype=np.float64)
+        bad = np.flatnonzero((squares < 1e-290) | np.isposinf(squares))
+        if not len(bad):
+            continue
+        row, largest = where.start + int(bad[0]), float(np.abs(block[bad[0]]).max())
+        if largest == 0:
             raise ValueError(f"X: row {row} is all zeros, which has no direction: metric='cosine'")
+        if math.isfinite(largest):
+            raise ValueError(
+                f"X: the squares of row {row}, whose largest value is {largest:.3g}, are beyond "
+                "float64: metric='cosine' wants rows of a length from 1e-145 to 1e154"
+            )
 
 
 def not_finite(row: int, column: int, value: Any) -> ValueError:
@@ -175,6 +186,9 @@ def sample_weights(value: Any, n: int) -> np.ndarray | None:
         raise ValueError(f"sample_weight must be finite and >= 0, got {w[bad[0]]} in row {bad[0]}")
     if not w.any():
         raise ValueError("sample_weight is all zero: at least one weight must be more than zero")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(w.sum()):
+            raise ValueError("the sum of sample_weight is more than float64 holds (1.8e308)")
     return w
 
 

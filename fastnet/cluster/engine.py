@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -167,6 +168,11 @@ class Direct:
         if self.fit.nonfinite is not None:
             row, column = self.fit.nonfinite
             raise not_finite(row, column, rows.source[row, column])
+        if not math.isfinite(self.fit.variance):
+            raise ValueError(
+                "the sum of the squares of X, by sample_weight, is more than float64 holds "
+                "(1.8e308): scale them down"
+            )
 
     @property
     def centers(self) -> np.ndarray:
@@ -175,10 +181,6 @@ class Direct:
     @property
     def variance(self) -> float:
         return self.fit.variance
-
-    @property
-    def memory(self) -> int:
-        return self.fit.memory_bytes
 
     def seed(self, method: str, seed: int, trials: int) -> np.ndarray:
         """Centres chosen by the engine."""
@@ -211,10 +213,6 @@ class InBlocks:
     @property
     def variance(self) -> float:
         return mean_variance(self.rows.blocks, self.weights, self.cosine, self.threads)
-
-    @property
-    def memory(self) -> int:
-        return self.last.nbytes + self.centers.nbytes
 
     def _statistics(self, labels: np.ndarray) -> Statistics:
         from .statistics import statistics_of

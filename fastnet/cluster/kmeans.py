@@ -60,7 +60,9 @@ class KMeans(ClusterModel):
     max_time : float > 0 or None
         Seconds after which the fit ends with the best centres so far, one iteration at least.
     max_memory : int >= 1 or None
-        Bytes that bounds, and a converted copy of X, may take.
+        Bytes that projections of the rows and bounds of groups of centres, and a converted copy of
+        X, may take. What a fit takes beside: 16 bytes a row, and 4 for each candidate while
+        k-means++ runs.
     progress : bool or "auto", default "auto"
         A tqdm bar; "auto" shows it after a second and only on a terminal or in a notebook.
     fixed_centers : array_like or None
@@ -195,7 +197,7 @@ class KMeans(ClusterModel):
         """(centres known from the start, which of all stay), from `fixed_centers`."""
         if self.fixed_centers is None:
             return None, None
-        value, k = np.asarray(self.fixed_centers), settings.k
+        value, k = check.array("fixed_centers", self.fixed_centers), settings.k
         mask = np.zeros(k, bool)
         if value.ndim == 2:
             if not isinstance(self.init, str):
