@@ -291,6 +291,7 @@ class Lowering:
 
 def lower(network: Network, request: Request) -> Lowered:
     """Build the plan that `request` asks for."""
+    _check_arrays(network, request)
     to = Lowering(network, request)
     wishes = [Wish(fused=loss.fused, loss=True) for loss in request.losses]
     answers = to.graph(
@@ -309,6 +310,19 @@ def lower(network: Network, request: Request) -> Lowered:
             to.plan.op("output", [to.real(y)], target=i)
     _finish(to.plan, result.labels)
     return result
+
+
+def _check_arrays(network: Network, request: Request) -> None:
+    """The engine reads and writes so many arrays at once (FN_MAX_SOURCES, FN_MAX_OUTPUTS)."""
+    inputs, outputs = network._graph.n_inputs, len(network.output_names)
+    if outputs > 16:
+        raise ValueError(f"{network.name} has {outputs} outputs: at most 16 go; Concatenate joins")
+    targets, weights = len(request.losses), sum(request.weighted)
+    if inputs + targets + weights > 32:
+        raise ValueError(
+            f"{network.name} would read {inputs} inputs, {targets} targets and {weights} sample "
+            "weights: at most 32 arrays go together"
+        )
 
 
 def _finish(plan: _core.Plan, labels: Sequence[str]) -> None:

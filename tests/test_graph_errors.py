@@ -152,6 +152,21 @@ def test_what_is_for_one_output_says_so():
         fn.Trainer(net, LOSSES).fit(xs, ys, class_weight="balanced")
 
 
+def test_more_arrays_than_go_are_counted():
+    xs = [fn.Input(2) for _ in range(32)]
+    net = fn.Model(xs, layers.Dense(1)(layers.Add()(xs)), seed=0, name="wide")
+    x, y = [np.ones((3, 2))] * 32, np.ones((3, 1))
+    assert net.predict(x).shape == (3, 1)
+    with pytest.raises(ValueError, match="wide would read 32 inputs, 1 targets and 0 sample wei"):
+        fn.Trainer(net, "mse").fit(x, y)
+    few = fn.Model(xs[:2], [layers.Dense(1)(xs[0] + xs[1]) for _ in range(16)], seed=0)
+    fn.Trainer(few, "mse").fit(x[:2], [y] * 16)
+    with pytest.raises(ValueError, match="2 inputs, 16 targets and 16 sample weights: at most 32"):
+        fn.Trainer(few, "mse").fit(x[:2], [y] * 16, sample_weight=np.ones(3))
+    with pytest.raises(ValueError, match="has 17 outputs: at most 16"):
+        fn.Model(xs[0], [layers.Dense(1)(xs[0]) for _ in range(17)]).build()
+
+
 def test_engine_limits_are_errors():
     assert "fork" in _core.table("op")
     x = fn.Input(2)
