@@ -11,7 +11,7 @@ _asked = 0
 
 
 def set_num_threads(n: int) -> None:
-    """Use exactly `n` threads for work that is large enough; 0 goes back to automatic.
+    """Use exactly `n` threads (at most 64) for work that is large enough; 0 is automatic again.
 
     Automatic is the smallest of the CPUs that affinity and the cgroup's quota allow,
     ``OMP_NUM_THREADS``, and the limits of joblib and threadpoolctl. Results do not depend on it.
