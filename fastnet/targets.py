@@ -159,6 +159,8 @@ def with_class_weights(data: Data, class_weight: Any, shape: tuple[int, ...], lo
     table = _class_table(class_weight, labels, max(shape[-1], 2))
     given = data.weights[0]
     weight = check.float32(table[labels] * (1 if given is None else given))
+    if not np.isfinite(weight).all():
+        raise ValueError("class_weight makes weights that are too large for float32")
     if len(data) and not weight.any():
         raise ValueError("class_weight makes all weights zero: there is nothing to learn from")
     return Data(data.inputs, data.targets, data.classes, (weight,))

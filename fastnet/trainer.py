@@ -28,6 +28,7 @@ from .predicting import inputs_of
 from .progress import Progress
 from .targets import Data, is_batches, targets, with_class_weights
 
+_BATCH_SIZE = 32
 #: Arguments of Keras's fit that have another name, or another place, here.
 _KERAS = {
     "verbose": "progress=True, False or 'auto' says whether a bar is shown",
@@ -204,7 +205,7 @@ class Trainer:
         x: Any,
         y: Any = None,
         *,
-        batch_size: int | str = 32,
+        batch_size: int | str = _BATCH_SIZE,
         epochs: int = 1,
         validation_data: Any = None,
         validation_split: float = 0.0,
@@ -231,6 +232,7 @@ class Trainer:
             Of the output's shape (n, *output_shape), or integer classes without its last axis.
             Of several outputs a list of arrays, or a dict of them by the outputs' names.
         batch_size : int or "full", default 32
+            Of arrays.
         epochs : int >= 0, default 1
         validation_data : (x, y) or (x, y, sample_weight), optional
             Evaluated after every epoch; numbers appear as "val_...".
@@ -274,6 +276,8 @@ class Trainer:
                 raise ValueError(
                     "an iterable of batches brings its own weights and validation data"
                 )
+            if batch_size != _BATCH_SIZE:
+                raise ValueError("batch_size is for arrays; an iterable's batches have their sizes")
             from .streaming import BatchEpochs
 
             held_out = None

@@ -115,6 +115,7 @@ FIT = [
     (lambda net: fit(net=net, class_weight={"a": 1}), TypeError, "class must be an integer"),
     (lambda net: fit(net=net, class_weight={1: -1}), ValueError, r"class_weight\[1\]"),
     (lambda net: fit(net=net, class_weight={0: 0, 1: 0, 2: 0}), ValueError, "all weights zero"),
+    (lambda net: fit(net=net, class_weight={1: 1e300}), ValueError, "class_weight .* too large"),
     (lambda net: fit(net=net, class_weight="balance"), ValueError, "did you mean 'balanced'"),
     (lambda net: fit(net=net, class_weight=[1, 2, 3]), TypeError, "'balanced' or a dict"),
     (
@@ -178,6 +179,7 @@ FIT = [
     (lambda net: net.fit([(X, Y), 7]), ValueError, "batches must be"),
     (lambda net: net.fit([(X, Y)], validation_split=0.5), ValueError, "brings its own"),
     (lambda net: net.fit([(X, Y)], steps_per_epoch=0), ValueError, "steps_per_epoch"),
+    (lambda net: net.fit([(X, Y)], batch_size=8), ValueError, "batch_size is for arrays"),
 ]
 
 
