@@ -20,7 +20,7 @@ import numpy as np
 #: Bytes of a header. Parsed, it takes up to 30 times as much memory.
 MAX_HEADER = 1 << 20
 _MAX_CONTAINERS = 20_000  # objects and lists in a header
-_MAX_DEPTH = 16
+_MAX_DEPTH = 64  # networks in networks take five each
 _MAX_DIGITS = 40
 _MAX_AXES = 6
 _BYTES = {"F32": 4, "F64": 8}

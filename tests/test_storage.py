@@ -1,5 +1,6 @@
 """Model files: what is saved comes back bit by bit; every wrong file is one error that says why."""
 
+import json
 import math
 import os
 import threading
@@ -277,7 +278,7 @@ def test_extra_comes_back(tmp_path):
         ({"x": np.float32(1)}, TypeError, "extra must be a dict that JSON can hold"),
         ({"x": "y" * 2**20}, ValueError, "at most 1,048,576 are allowed"),
         ({"x": 10**50}, ValueError, "a number of 51 characters"),
-        ({"x": [[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]}, ValueError, "nested deeper than 16"),
+        ({"x": json.loads("[" * 65 + "]" * 65)}, ValueError, "nested deeper than 64"),
     ],
 )
 def test_wrong_extra_is_refused_before_anything_is_written(tmp_path, extra, error, message):
