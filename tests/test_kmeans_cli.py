@@ -118,6 +118,20 @@ def test_plot(run, flowers, tmp_path, what):
     assert min(struct.unpack(">II", head[16:])) > 500
 
 
+def test_a_plot_of_directions_has_rows_of_length_1():
+    figures = pytest.importorskip("matplotlib.figure")
+    from fastnet.cli.cluster_plot import _rows
+
+    x = np.random.default_rng(0).uniform(1, 9, (40, 2))
+    for metric in ("cosine", "euclidean"):
+        figure = figures.Figure()
+        _rows(figure, x, fn.KMeans(3, metric=metric, random_state=0).fit(x), None)
+        points, centers = (c.get_offsets() for c in figure.axes[0].collections)
+        lengths = np.sqrt((np.asarray(points) ** 2).sum(axis=1))
+        assert np.allclose(lengths, 1) == (metric == "cosine")
+        assert len(centers) == 3
+
+
 def test_a_plot_that_cannot_be_written_is_refused_before_the_work(run):
     pytest.importorskip("matplotlib")
     code, out, err = run("--plot", "p.foo")

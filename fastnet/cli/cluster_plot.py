@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..cluster.data import unit
+
 if TYPE_CHECKING:
     from ..cluster import KMeans
 
@@ -58,6 +60,8 @@ def _rows(figure: Any, x: np.ndarray, model: KMeans, columns: list[str] | None) 
     if len(x) > _MOST_ROWS:
         picked = np.sort(np.random.default_rng(0).choice(len(x), _MOST_ROWS, replace=False))
     rows = np.asarray(x[picked], np.float64)
+    if model.metric == "cosine":  # centres have length 1: rows are drawn so, too
+        rows = unit(rows)
     centers = np.asarray(model.cluster_centers_, np.float64)
     if rows.shape[1] == 1:
         rows, centers = (np.hstack([v, np.zeros_like(v)]) for v in (rows, centers))
