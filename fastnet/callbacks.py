@@ -8,6 +8,7 @@ import errno
 import math
 import os
 from collections.abc import Callable, Iterable
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -181,7 +182,11 @@ class ModelCheckpoint(_Monitor):
     def __init__(self, path: str | os.PathLike[str], monitor: str = "val_loss",
                  save_best_only: bool = False, mode: str = "auto"):  # fmt: skip
         super().__init__(monitor, mode)
-        self.path = os.fspath(path)
+        self.path = os.fsdecode(path)
+        try:
+            list(Formatter().parse(self.path))
+        except ValueError as error:
+            raise ValueError(f"path {self.path!r}: {error}") from None
         self.save_best_only = flag("save_best_only", save_best_only)
 
     def on_train_begin(self, logs):
@@ -196,7 +201,7 @@ class ModelCheckpoint(_Monitor):
             return
         try:
             path = self.path.format(epoch=epoch, **logs)
-        except (KeyError, IndexError) as error:
+        except (KeyError, IndexError, AttributeError) as error:
             raise ValueError(
                 f"{self.path!r} names {error}, the logs hold epoch, {', '.join(logs)}"
             ) from None

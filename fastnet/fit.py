@@ -34,6 +34,8 @@ class ArrayEpochs:
     `max_rows` is of batches to come (see `replace`), where that is more than the batch size.
     """
 
+    missing = 0  # no epoch is short of steps
+
     def __init__(
         self,
         trainer: Trainer,
@@ -257,6 +259,13 @@ class Fit:
             self._record(logs)
             progress.epoch_end(epoch, logs)
             callbacks.call("on_epoch_end", epoch, plain(logs))
+            if self.work.missing and epoch + 1 == self.epochs and not trainer.stop_training:
+                warnings.warn(
+                    f"there were no more batches: the last epoch is {self.work.missing} short of "
+                    "steps_per_epoch",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
 
     def _validate(self, validation: Data) -> dict[str, float]:
         try:

@@ -100,6 +100,11 @@ class BatchEpochs:
         self.iterator = iter(self.batches)
         return self._fetch()
 
+    @property
+    def missing(self) -> int:
+        """Steps that the epoch has less than ``steps_per_epoch``."""
+        return 0 if self.limit is None else self.limit - self.done
+
     def metrics(self) -> dict[str, float]:
         """The epoch's metrics so far."""
         return metric_results(self.current.lowered, *(work.work for work in self.works))

@@ -249,6 +249,9 @@ BAD = [
     (lambda: EarlyStopping(min_delta="a"), TypeError, "min_delta must be a number"),
     (lambda: EarlyStopping(mode="best"), ValueError, "unknown mode 'best'.*auto, max, min"),
     (lambda: EarlyStopping(monitor=3), TypeError, "monitor must be a name"),
+    (lambda: EarlyStopping(restore_best_weights="no"), TypeError, "must be True or False"),
+    (lambda: ModelCheckpoint("net-{epoch"), ValueError, "path 'net-{epoch': "),
+    (lambda: ModelCheckpoint("net", save_best_only=2), TypeError, "must be True or False, got 2"),
     (
         lambda: fitted(EarlyStopping("val_acc")),
         ValueError,

@@ -206,6 +206,9 @@ def test_a_generator_that_runs_dry():
     with pytest.warns(RuntimeWarning, match="no more batches after 2 of 4 epochs"):
         history = classifier().fit(stream, epochs=4, steps_per_epoch=3)
     assert (history.steps, len(history["loss"])) == (5, 2)
+    stream = ((rows(8, seed=i), labels(8, seed=i)) for i in range(5))
+    with pytest.warns(RuntimeWarning, match="the last epoch is 1 short of steps_per_epoch"):
+        assert classifier().fit(stream, epochs=2, steps_per_epoch=3).steps == 5
     with pytest.raises(ValueError, match="cannot start again for 2 epochs: give steps_per_epoch"):
         classifier().fit(((rows(8), labels(8)) for i in range(5)), epochs=2)
     with pytest.raises(ValueError, match="iterable of batches is empty"):
