@@ -135,6 +135,26 @@ def test_a_picture_is_prepared_as_the_folder_was(run, shapes):
     assert {file.suffix for file in files} == {".jpg", ".png"}
 
 
+def test_a_folder_is_stretched_for_networks_saved_from_python(run, shapes):
+    """As `load_image_folder` gave it to them, unless somebody asks for something else."""
+    rng = np.random.default_rng(0)
+    wide = rng.integers(0, 255, (20, 60, 3)).astype(np.uint8)
+    PIL.fromarray(wide).save(shapes / "disk" / "wide.png")
+    data = datasets.load_image_folder(shapes, (12, 10), progress=False)
+    chain = [fn.layers.Rescale(1 / 255), fn.layers.Flatten(), fn.layers.Dense(3, "softmax")]
+    net = fn.Sequential([fn.layers.Input((12, 10, 3)), *chain], seed=0)
+    net.save("plain.safetensors")
+    want = net.predict(data.x_train).max(axis=1)
+
+    def scores(*options):
+        out = run("predict", "plain.safetensors", shapes, "--format", "json", *options)[1]
+        return [item["score"] for item in json.loads(out)]
+
+    np.testing.assert_allclose(scores(), want, rtol=0, atol=1e-6)
+    padded, wide = scores("--prepare", "pad"), data.files.index("disk/wide.png")
+    assert abs(padded[wide] - want[wide]) > 1e-4
+
+
 def test_another_folder_is_all_new(run, shapes):
     options = ("--image-size", "12", "--epochs", 1, "-q")
     assert run("train", "--data", shapes, *options)[0] == 0

@@ -36,10 +36,13 @@ class Pictures:
     card: Card | None = None
 
     @classmethod
-    def like(cls, card: Card, shape: tuple[int, ...], source: str) -> Pictures:
-        """As the model that has this card and input shape was trained on them. The folder that it
-        was trained on is split as it was then; another one, told by its name, is all new."""
-        if card.pixels is not None and card.prepare != "stretch":
+    def like(
+        cls, card: Card, shape: tuple[int, ...], source: str, asked: str | None = None
+    ) -> Pictures:
+        """As the model that has this card and input shape was trained on them: stretched, or made
+        as drawings are; `asked` is how they are wanted, if somebody says so. The folder that it was
+        trained on is split as it was then; another one, told by its name, is all new."""
+        if card.pixels is not None and (card.prepare in ("mnist", "digits") or asked == "pad"):
             return cls(shape=shape, card=card)
         size, color = ((shape[0], shape[1]), "grayscale") if len(shape) > 1 else ((64, 64), "rgb")
         if len(shape) == 3 and shape[2] == 3:

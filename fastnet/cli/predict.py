@@ -92,7 +92,9 @@ def _check_options(args: argparse.Namespace, texts: list[str], card: Card) -> No
         raise UsageError("--top is for models of classes; this one predicts numbers")
     if args.label is not None and not any(map(datas.is_table, texts)):
         raise UsageError(f"--label is for tables ({', '.join(datas.TABLES)}); no input is one")
-    if args.prepare is not None and not any(_is_picture(text) for text in texts):
+    if args.prepare is not None and not any(
+        _is_picture(text) or os.path.isdir(text) for text in texts
+    ):
         raise UsageError("--prepare is for pictures; no input is one")
 
 
@@ -140,7 +142,8 @@ def _read(text: str, args: argparse.Namespace, network: Any, card: Card) -> _Inp
         x, labels = _table_rows(text, label, network, card)
         source = _Input(text, as_rows(x, network, card, text), labels)
     else:
-        data = datas.open_data(text, None, datas.Pictures.like(card, network.input_shape, text))
+        how = datas.Pictures.like(card, network.input_shape, text, args.prepare)
+        data = datas.open_data(text, None, how)
         part = datas.pick_part(data, None)
         labels = None if part.y is None else _label_texts(data, part)
         single = part.y is None and part.x.shape == network.input_shape
