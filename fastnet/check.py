@@ -117,7 +117,8 @@ def array(name: str, value: Any) -> np.ndarray:
         raise TypeError(f"{name} is a sparse matrix; pass {name}.toarray()")
     if value is None:
         raise TypeError(f"{name} must hold numbers, got None")
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+    mask = getattr(value, "mask", None)  # np.ma is slow to import; pandas has a method of that name
+    if isinstance(mask, np.ndarray | np.bool_) and mask.any():
         raise ValueError(f"{name} is masked in places; fill them or leave such rows out")
     try:
         result = np.asarray(value)
