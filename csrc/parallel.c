@@ -124,7 +124,8 @@ static bool always_thread(void) {
  * wake-up. */
 enum { MEETING_NS = 700, WAKE_UP_NS = 8000 };
 
-int fn_parallel_choose(double ns, int phases, int asked) {
+int fn_parallel_choose(double ns, int phases, int asked, double *gain) {
+    if (gain) *gain = 0;
     if (atomic_load(&forked)) return 1;
     if (asked > 0) return at_most(asked, FN_MAX_THREADS);
     const int most = fn_get_threads();
@@ -139,6 +140,7 @@ int fn_parallel_choose(double ns, int phases, int asked) {
             best = n;
         }
     }
+    if (gain) *gain = ns > 0 ? 1 - least / ns : 0;
     return best;
 }
 
@@ -156,6 +158,7 @@ typedef struct {
     const fn_work_list *list;
     int threads;
     uint64_t patience_ns;
+    double pays;      /* the part of the time that may be lost in waits */
     int tiles, grain; /* of this phase; so many tiles are claimed at once */
     _Alignas(64) _Atomic uint32_t phase;
     _Alignas(64) atomic_int left; /* claims of this phase not yet done */
@@ -239,19 +242,18 @@ enum {
     MOST_LOST_NS = 6000000
 };
 
-/* What was lost in waits and not made up for since. Two threads gain at most half the time of one,
- * so a fourth of the time in waits still pays; n threads have more to gain. */
-static uint64_t lost(uint64_t now, int threads) {
+/* What was lost in waits and not made up for since. */
+static uint64_t lost(const schedule *s, uint64_t now) {
     const uint64_t ns = atomic_load(&lost_ns), noted = atomic_load(&lost_at),
                    since = now > noted ? now - noted : 0, /* another thread may have been later */
-        made_up = since * (unsigned)(threads - 1) / (2 * (unsigned)threads);
+        made_up = (uint64_t)((double)since * s->pays);
     return ns > made_up ? ns - made_up : 0;
 }
 
 /* One pause of a virtual machine is no busy machine: only waits that come again and again are. */
 static void note_wait(schedule *s, uint32_t phase, uint64_t ns) {
     if (atomic_exchange(&s->late, phase) == phase) return; /* others wait for the same tile */
-    const uint64_t now = fn_now_ns(), sum = lost(now, s->threads) + ns;
+    const uint64_t now = fn_now_ns(), sum = lost(s, now) + ns;
     atomic_store(&lost_ns, sum);
     atomic_store(&lost_at, now);
     if (sum > MOST_LOST_NS) sit_out(s);
@@ -268,7 +270,7 @@ static void wait_phase(schedule *s, uint32_t phase) {
         const uint64_t now = fn_now_ns();
         if (!start) start = now;
         ns = now - start;
-        if (ns > s->patience_ns && lost(now, s->threads) + ns > MOST_LOST_NS) sit_out(s);
+        if (ns > s->patience_ns && lost(s, now) + ns > MOST_LOST_NS) sit_out(s);
         if (ns > YIELD_NS) sched_yield();
     }
     if (ns > s->patience_ns) note_wait(s, phase, ns);
@@ -354,6 +356,8 @@ int fn_parallel_run(int threads, const fn_work_list *list) {
     schedule s = {.list = list, .threads = threads};
     const double patience = 100000 + 4 * list->tile_ns;
     s.patience_ns = always_thread() ? UINT64_MAX : (uint64_t)patience;
+    /* Two threads gain at most half the time of one: a fourth of the time in waits still pays. */
+    s.pays = (list->gain > 0 ? list->gain : (threads - 1) / (double)threads) / 2;
     begin_phase(&s);
     region(&s, threads);
     atomic_store(&team_busy, false);

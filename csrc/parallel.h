@@ -18,14 +18,16 @@ typedef struct {
     void *context;
     double tile_ns; /* how long the longest tile should take at most: waits much longer mean a busy
                        machine */
+    double gain;    /* part of one thread's time that threads should save; 0: not known */
 } fn_work_list;
 
 /* Run all phases on up to `threads` threads; the caller is thread 0. Returns the threads that were
  * given. */
 int fn_parallel_run(int threads, const fn_work_list *list);
 
-/* Threads to use for a call that would take `ns` nanoseconds in `phases` phases on one thread. */
-int fn_parallel_choose(double ns, int phases, int asked);
+/* Threads to use for a call that would take `ns` nanoseconds in `phases` phases on one thread; gain
+ * (may be NULL) becomes what fn_work_list wants. */
+int fn_parallel_choose(double ns, int phases, int asked, double *gain);
 
 uint64_t fn_now_ns(void);
 

@@ -310,7 +310,7 @@ static void errand_run(void *context, int tile, int thread) {
 
 static void run_errand(const fn_call *call, void (*job)(const fn_call *call)) {
     errand e = {call, job, false};
-    const fn_work_list list = {errand_next, errand_run, &e, 0};
+    const fn_work_list list = {errand_next, errand_run, &e, 0, 0};
     fn_parallel_run(1, &list);
 }
 
@@ -406,13 +406,13 @@ fn_status fn_run(const fn_plan *plan, fn_params *params, fn_work *work, const fn
     choose_in_place(&call);
     if (plan->folds) run_errand(&call, fn_fold);
     begin_step(&call);
-    double tile_ns;
+    double tile_ns, gain;
     const double ns = estimate(&call, &tile_ns);
     int threads = fn_parallel_choose(ns, (int)at_most((int)call.n_steps, 1 << 20) * plan->n_phases,
-                                     args->threads);
+                                     args->threads, &gain);
     if (threads > work->max_threads) threads = work->max_threads;
     if (threads > work->threads_used) work->threads_used = threads;
-    const fn_work_list list = {next_phase, run_tile, &call, tile_ns};
+    const fn_work_list list = {next_phase, run_tile, &call, tile_ns, gain};
     if (call.optimizer) run_errand(&call, begin_coasting);
     result->threads = fn_parallel_run(threads, &list);
     if (call.optimizer) run_errand(&call, settle);

@@ -11,7 +11,7 @@ void *fn_km_alloc(fn_km *km, size_t bytes) {
 
 /* Threads for work of `ns` nanoseconds: never more than there is memory for. */
 int fn_km_threads(const fn_km *km, double ns, int phases) {
-    const int threads = fn_parallel_choose(ns, phases, km->threads);
+    const int threads = fn_parallel_choose(ns, phases, km->threads, NULL);
     return threads < km->most_threads ? threads : km->most_threads;
 }
 
@@ -329,7 +329,7 @@ static bool assign(fn_km *km, uint64_t deadline) {
     pass p = {.km = km, .deadline = deadline};
     const int64_t columns = km->mode == FN_KM_MODE_DENSE ? km->d : km->scan.q;
     const double ns = (double)(km->n - km->cursor) * (0.03 * (double)(km->k * columns) + 2);
-    fn_parallel_run(fn_km_threads(km, ns, 2), &(fn_work_list){next_phase, run_tile, &p, 1e6});
+    fn_parallel_run(fn_km_threads(km, ns, 2), &(fn_work_list){next_phase, run_tile, &p, 1e6, 0});
     if (km->cursor < km->n) return false;
     if (km->purpose == FN_KM_ITERATE) fn_km_merge(km);
     return true;
@@ -413,7 +413,7 @@ static void measure_run(void *context, int tile, int thread) {
 double fn_km_measure(fn_km *km) {
     measuring work = {.km = km};
     fn_parallel_run(fn_km_threads(km, (double)(km->n * km->d), 1),
-                    &(fn_work_list){measure_next, measure_run, &work, 1e6});
+                    &(fn_work_list){measure_next, measure_run, &work, 1e6, 0});
     double sum = 0;
     for (int b = 0; b < INERTIA_BLOCKS; b++) sum += work.parts[b];
     return sum;

@@ -163,7 +163,7 @@ fn_status fn_km_transform(const fn_km_data *data, int64_t k, const double *cente
     if (km->sparse && (out_dtype == FN_F64 || km->exact_only)) w.columns = transposed(km);
     const double ns = (double)km->n * (double)(km->k * km->d) * 0.03;
     fn_parallel_run(fn_km_threads(km, ns, 1),
-                    &(fn_work_list){transform_next, transform_run, &w, 1e6});
+                    &(fn_work_list){transform_next, transform_run, &w, 1e6, 0});
     fn_free(w.columns);
     fn_km_free(km);
     return FN_OK;

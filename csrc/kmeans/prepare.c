@@ -217,7 +217,7 @@ void fn_km_prepare(fn_km *km) {
     preparation p = {km, tiles, 0};
     const double work = (double)(km->k * km->d) * (km->mode == FN_KM_MODE_PROJECTED ? km->p : 4);
     fn_parallel_run(fn_km_threads(km, work * 0.1, 1),
-                    &(fn_work_list){prepare_next, prepare_run, &p, 1e6});
+                    &(fn_work_list){prepare_next, prepare_run, &p, 1e6, 0});
     km->exact_only = false;
     for (int64_t j = 0; j < km->k; j++)
         if (!(km->lengths[j] < 1e15f) ||

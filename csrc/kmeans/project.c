@@ -110,7 +110,7 @@ static void refine(fn_km *km) {
     r.memory = fn_alloc(BLOCKS * r.stride * sizeof(float));
     if (!r.memory) return;
     fn_parallel_run(fn_km_threads(km, (double)size * MORE * 0.06, 1),
-                    &(fn_work_list){refine_next, refine_run, &r, 1e6});
+                    &(fn_work_list){refine_next, refine_run, &r, 1e6, 0});
     memcpy(km->basis, r.memory, size * sizeof(float));
     for (int b = 1; b < BLOCKS; b++)
         for (size_t e = 0; e < size; e++) km->basis[e] += r.memory[(size_t)b * r.stride + e];

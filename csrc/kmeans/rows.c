@@ -199,7 +199,7 @@ fn_status fn_km_survey(fn_km *km) {
     if (!work.sums) return FN_ENOMEM;
     const double each = 1 + 0.03 * km->p;
     fn_parallel_run(fn_km_threads(km, (double)(km->n * d) * each, 1),
-                    &(fn_work_list){survey_next, survey_run, &work, 1e7});
+                    &(fn_work_list){survey_next, survey_run, &work, 1e7, 0});
     double weight = 0;
     memset(km->mean, 0, (size_t)d * sizeof(double));
     for (int b = 0; b < BLOCKS; b++) {

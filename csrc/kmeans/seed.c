@@ -157,7 +157,7 @@ static void sweep(seeding *s, bool apply) {
     prepare(s);
     const double each = km->mode == FN_KM_MODE_PROJECTED ? km->p : (double)km->d;
     fn_parallel_run(fn_km_threads(km, (double)km->n * each * 0.2 * s->trials, 1),
-                    &(fn_work_list){seed_next, seed_run, s, 1e6});
+                    &(fn_work_list){seed_next, seed_run, s, 1e6, 0});
     ask(s);
 }
 

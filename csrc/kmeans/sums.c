@@ -169,7 +169,7 @@ static void each_run(void *context, int tile, int thread) {
 void fn_km_each_cluster(fn_km *km, double ns, fn_km_cluster_run run, const void *more) {
     each_cluster e = {km, run, more, (int)((km->k + CLUSTERS - 1) / CLUSTERS), 0};
     fn_parallel_run(fn_km_threads(km, (double)(km->k * km->d) * ns, 1),
-                    &(fn_work_list){each_next, each_run, &e, 1e6});
+                    &(fn_work_list){each_next, each_run, &e, 1e6, 0});
 }
 
 /* What is left of the inertia when sum |x|^2 is taken off: -2 x.c + |c|^2 of all rows of a cluster,

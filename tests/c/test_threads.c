@@ -209,7 +209,8 @@ static void phases_of_many_tiles(void) {
 /* ---- busy machines ---- */
 
 typedef struct {
-    int phases, every; /* phases to come; in which of them a tile takes 2 ms */
+    int phases, every; /* phases to come; in which of them a tile takes 2 ms more */
+    unsigned usual;    /* microseconds of all tiles */
 } pauses;
 
 static int next_pause(void *context) { return --((pauses *)context)->phases < 0 ? -1 : 2; }
@@ -217,13 +218,14 @@ static int next_pause(void *context) { return --((pauses *)context)->phases < 0 
 static void run_pause(void *context, int tile, int thread) {
     const pauses *p = context;
     (void)thread;
-    if (tile == 1 && p->phases % p->every == 0) usleep(2000);
+    const unsigned more = tile == 1 && p->phases % p->every == 0 ? 2000 : 0;
+    if (p->usual + more) usleep(p->usual + more);
 }
 
-/* How often helpers sat out because tiles of no work took so long. */
-static int64_t backoffs_of(int phases, int every) {
-    pauses p = {phases, every};
-    const fn_work_list list = {next_pause, run_pause, &p, 0};
+/* How often helpers sat out because some tiles took so long. */
+static int64_t backoffs_of(int phases, int every, unsigned usual, double gain) {
+    pauses p = {phases, every, usual};
+    const fn_work_list list = {next_pause, run_pause, &p, 0, gain};
     const int64_t before = fn_backoffs();
     fn_parallel_run(2, &list);
     return fn_backoffs() - before;
@@ -237,11 +239,20 @@ static void waits_that_come_again(void) {
     int64_t seldom = 1, often = 0;
     for (int i = 0; i < 50 && seldom; i++) { /* tried again: the machine may be busy in fact */
         usleep(20000);
-        seldom = backoffs_of(100, 64);
+        seldom = backoffs_of(100, 64, 0, 0);
     }
     CHECK(seldom == 0, "helpers sit out after two short waits");
-    for (int i = 0; i < 50 && !often; i++) often = backoffs_of(50, 1);
+    for (int i = 0; i < 50 && !often; i++) often = backoffs_of(50, 1, 0, 0);
     CHECK(often > 0, "helpers never sit out");
+    seldom = 1;
+    for (int i = 0; i < 50 && seldom; i++) { /* 2 ms of 14: two threads still gain */
+        usleep(20000);
+        seldom = backoffs_of(10, 1, 12000, 0.5);
+    }
+    CHECK(seldom == 0, "helpers sit out though they gain more than waits lose");
+    often = 0;
+    for (int i = 0; i < 50 && !often; i++) often = backoffs_of(10, 1, 12000, 0.02);
+    CHECK(often > 0, "helpers that gain next to nothing never sit out");
     if (always) setenv("FASTNET_ALWAYS_THREAD", kept, 1);
 }
 
