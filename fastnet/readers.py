@@ -196,6 +196,11 @@ def is_picture_folder(path: str | os.PathLike[str]) -> bool:
     return folder.is_dir() and not _idx_files(folder) and has_class_folders(folder)
 
 
+def is_idx_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder has IDX files."""
+    return bool(_idx_files(Path(path)))
+
+
 _NAMED = ("digits", "mnist", "fashion-mnist")
 
 

@@ -306,6 +306,17 @@ def test_show_a_folder_of_idx_files(run, tmp_path):
     assert re.findall(r"(\d: \d)", out) == ["0: 1", "1: 2", "2: 1", "3: 2"]
 
 
+def test_a_picture_beside_idx_files_is_no_folder_of_pictures(run, digits, tmp_path):
+    images = np.zeros((4, 8, 8), np.uint8)
+    header = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in images.shape)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(header + images.tobytes())
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01\0\0\0\x04\1\2\1\2")
+    (tmp_path / "preview.png").write_bytes(b"")
+    code, out, err = run("predict", digits, tmp_path)
+    assert code == 0, err
+    assert out.splitlines()[-1] == "0 of 4 right"
+
+
 def test_drawings():
     small = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
     large = np.zeros((28, 28, 3))

@@ -135,6 +135,7 @@ def test_flatten_and_reshape_cost_nothing_and_change_nothing():
     assert through(layers.Flatten(), x=x).tobytes() == x.tobytes()
     assert through(layers.Reshape((4, -1)), x=x).shape == (2, 4, 3)
     assert through(layers.Reshape(12), x=x).shape == (2, 12)
+    assert through(layers.Reshape(np.array([3, 4])), x=x).shape == (2, 3, 4)
     assert through(layers.Reshape(np.int64(12)), x=x).shape == (2, 12)
     assert through(layers.Reshape((2, -1, 2)), layers.Flatten(), x=x).tobytes() == x.tobytes()
 

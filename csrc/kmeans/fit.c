@@ -342,9 +342,9 @@ void fn_km_assign_all(fn_km *km) { assign(km, 0); }
 enum { CALM = 25, STILL = 400 };
 
 /* Bounds that let few points be skipped cost more than they save (white noise): then some
- * iterations go without; none the first time, and each time more. At most LOOKED of them may be
- * looked at; of rows that could be read where they lie, which is twice as fast as a list of them,
- * LISTED, and a list is begun only where STAY of them would be skipped. */
+ * iterations go without; none the first time, and each time more, until bounds pay again. At most
+ * LOOKED of them may be looked at; of rows that could be read where they lie, which is twice as
+ * fast as a list of them, LISTED, and a list is begun only where STAY of them would be skipped. */
 static const double LOOKED = 0.9, LISTED = 0.5, STAY = 0.8;
 enum { MOST_PATIENCE = 31 };
 
@@ -359,6 +359,8 @@ static void judge_bounds(fn_km *km) {
         if (km->patience < MOST_PATIENCE) km->patience = 2 * km->patience + 1;
     } else if (km->resting) {
         km->resting--;
+    } else if (judged) {
+        km->patience /= 2;
     }
     const bool promising = km->keep || (double)km->stays > STAY * (double)km->n;
     km->keep = !km->resting && (!in_place || (km->calm && promising));
@@ -455,9 +457,12 @@ fn_status fn_km_step(fn_km *km, int64_t iterations, double tolerance, double sec
 fn_status fn_km_labels(fn_km *km, int32_t *labels, double *value) {
     fn_km_merge(km); /* of the part that was done */
     km->cursor = 0;
-    if (!km->converged || km->relocated) assign(km, 0);
+    if (!km->converged || km->relocated) {
+        assign(km, 0);
+        km->known = km->keep;
+    }
     km->first = false;
-    km->known = km->keep;
+    km->stays = 0;
     memcpy(labels, km->labels, (size_t)km->n * sizeof *labels);
     *value = inertia(km);
     km->record = (fn_km_record){.moved = km->record.moved};

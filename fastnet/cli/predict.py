@@ -122,9 +122,9 @@ def _split(texts: list[str]) -> tuple[str | None, list[str]]:
 
 def _loose(text: str) -> list[str]:
     """The pictures that lie in a folder by themselves, not by class; anything else as it is."""
-    from ..readers import is_picture_folder
+    from ..readers import is_idx_folder, is_picture_folder
 
-    if not os.path.isdir(text) or is_picture_folder(text):
+    if not os.path.isdir(text) or is_picture_folder(text) or is_idx_folder(text):
         return [text]
     names = sorted(n for n in os.listdir(text) if n.lower().endswith(_PICTURES) and n[0] != ".")
     return [os.path.join(text, name) for name in names] or [text]

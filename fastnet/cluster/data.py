@@ -151,11 +151,11 @@ def check_directions(rows: Rows) -> None:
     """ValueError with the number of the first row that cannot be scaled to length 1: zeros, or
     values whose squares float64 does not hold. NaN is not looked for here."""
     for where, block in rows.blocks():
-        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            squares = np.einsum("ij,ij->i", block, block, dtype=np.float64)
-        bad = np.flatnonzero((squares < 1e-290) | np.isposinf(squares))
-        if not len(bad):
+        squares = np.einsum("ij,ij->i", block, block, dtype=np.float64)
+        wrong = (squares < 1e-290) | (squares == np.inf)
+        if not wrong.any():
             continue
+        bad = np.flatnonzero(wrong)
         row, largest = where.start + int(bad[0]), float(np.abs(block[bad[0]]).max())
         if largest == 0:
             raise ValueError(f"X: row {row} is all zeros, which has no direction: metric='cosine'")

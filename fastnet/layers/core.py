@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -270,7 +271,7 @@ class Reshape(Layer):
 
     def __init__(self, target_shape: tuple[int, ...], *, name: str | None = None):
         super().__init__(name=name)
-        if not isinstance(target_shape, Integral | tuple | list):
+        if isinstance(target_shape, str) or not isinstance(target_shape, Integral | Iterable):
             raise TypeError(f"target_shape must be an int or a tuple of ints, got {target_shape!r}")
         axes = (target_shape,) if isinstance(target_shape, Integral) else tuple(target_shape)
         free = axes.count(-1)
