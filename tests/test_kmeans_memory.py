@@ -69,7 +69,8 @@ def test_few_columns(init, algorithm):
 def test_projected(init, k):
     n, d, p = 150_000, 160, 40
     centers = {"base": 8, "v3": 16, "v4": 32}[_core.simd_level()]
-    groups = 4 + (-(-k // centers) if k >= 4 * centers else 0)
+    families = -(-k // centers)
+    groups = 4 + (families if families >= 4 else 0)
     assert peak(n, d, k, init=init) <= n * (16 + 4 * groups) + n * (p + 4) * 4 + SMALL
 
 
