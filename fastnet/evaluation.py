@@ -58,9 +58,8 @@ def loss_results(trainer: Trainer, sums: Sequence[tuple[float, float]]) -> dict[
 
 def call_loss(loss: Custom, y: np.ndarray, y_hat: np.ndarray) -> tuple[float, np.ndarray]:
     """The (value, gradient) of a loss function, checked."""
-    answer = loss.function(
-        y.copy(), y_hat
-    )  # it may be the caller's array, and the function's to change
+    # A copy: y may be the caller's array, and the function may compute in place.
+    answer = loss.function(y.copy(), y_hat)
     if not isinstance(answer, tuple) or len(answer) != 2:
         raise TypeError(
             f"the loss function must return (value, gradient), got {type(answer).__name__}"
